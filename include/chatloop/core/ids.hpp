@@ -1,0 +1,17 @@
+// The identities of the bus (docs/protocol.md, names).
+#pragma once
+
+#include <cstdint>
+
+namespace chatloop {
+
+using Incarnation = uint64_t;  // random per process start; 0 is never one
+using Generation = uint64_t;   // one counter per router incarnation; 0 is never installed
+using FrameNumber = uint64_t;  // consecutive within a generation, from 1
+using Admission = uint64_t;    // one per admission of a sequence to a slot, per router; 0 is never one
+using Slot = uint32_t;         // index of a running sequence in a share
+using BlockId = uint32_t;      // KV block in a share
+
+inline constexpr BlockId kNoBlock = UINT32_MAX;
+
+}  // namespace chatloop

@@ -1,0 +1,51 @@
+// Every bound of the system, in one place. A queue, frame, message, header or request that is not
+// bounded here is a bug.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace chatloop {
+
+// Frames on the data path.
+inline constexpr uint32_t kFrameItemsMax = 256;         // sequences in one micro-batch
+inline constexpr uint32_t kFrameRowsMax = 512;          // residual rows in one frame
+inline constexpr size_t kFrameBytesMax = 16u << 20;     // ZMQ_MAXMSGSIZE of data sockets
+inline constexpr size_t kHopsMax = 64;                  // stages + sampler on one route
+inline constexpr uint32_t kWidthMax = 65536;            // floats per residual row
+inline constexpr size_t kSampleBytesMax = 1u << 20;     // one opaque sample element
+inline constexpr uint32_t kItemBlocksMax = 4096;        // new KV blocks named by one item
+inline constexpr uint32_t kTopLogprobsMax = 32;
+
+// A worker's share (docs/protocol.md, credit).
+inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
+inline constexpr size_t kShareBytesMax = 64u << 20;
+inline constexpr uint32_t kSlotsMax = 4096;
+inline constexpr uint32_t kSequenceBlocksMax = 4096;    // x 64 positions: the longest context served
+inline constexpr uint32_t kGenerationsHeldMax = 64;     // installed generations a worker remembers
+
+// Control.
+inline constexpr size_t kControlBytesMax = 1u << 20;
+inline constexpr uint32_t kWorkersMax = 1024;
+inline constexpr uint32_t kNameBytesMax = 256;          // names, endpoints, reasons
+
+// Clients.
+inline constexpr size_t kFrontBytesMax = 4u << 20;
+inline constexpr size_t kPromptBytesMax = 1u << 20;
+inline constexpr uint32_t kMessagesMax = 1024;          // chat messages in one request
+inline constexpr uint32_t kPromptIdsMax = 262144;
+inline constexpr uint32_t kStopStringsMax = 16;
+inline constexpr size_t kStopStringBytesMax = 256;
+inline constexpr uint32_t kRequestIdBytesMax = 128;
+inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
+inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client
+
+// The loop (docs/flow.md).
+inline constexpr int kDrainControlMax = 64;             // messages per turn
+inline constexpr int kDrainDataMax = 32;
+inline constexpr int kHighWaterMark = 4096;             // messages; never reached: credits stay below a quarter
+inline constexpr int64_t kUnitTargetUs = 25'000;        // one unit of work between two polls
+
+static_assert(4 * kShareFramesMax * 4 <= kHighWaterMark, "credits stay below a quarter of the HWM");
+
+}  // namespace chatloop
