@@ -66,7 +66,6 @@ enum class GapReason : uint8_t {
     kNumber = 1,
     kBodyCrc = 2,
     kUnknownGeneration = 3,
-    kItem = 4,
     kMalformed = 5,
 };
 
@@ -384,7 +383,7 @@ struct Sample {
     float top_p = 1.0f;
     float min_p = 0.0f;
     float typical_p = 1.0f;
-    uint8_t logprobs = 0;
+    uint8_t logprobs = 0;  // 0 none, else K + 1
     std::optional<std::vector<std::optional<uint32_t>>> targets;  // as long as the item's outputs
     std::vector<uint32_t> masked;                                 // ext key 1
     bool operator==(const Sample&) const = default;
