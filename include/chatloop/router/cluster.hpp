@@ -1,0 +1,139 @@
+// The router's view of its workers: who is there, which of them form routes, what is fenced, and what
+// each still owes. It speaks the control protocol; it knows nothing of requests.
+//
+//     HELLO --> available --ROUTE to each hop--> installing --READY from all, own link up--> up
+//                   ^                                                                      |
+//                   +---------------- FENCE to each hop (any fault) -----------------------+
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "chatloop/bus/outbox.hpp"
+#include "chatloop/core/clock.hpp"
+#include "chatloop/router/credit.hpp"
+#include "chatloop/router/kv_blocks.hpp"
+#include "chatloop/wire/codec.hpp"
+
+namespace chatloop {
+
+struct ClusterConfig {
+    std::string name;
+    Incarnation incarnation = 0;
+    std::string result_endpoint;
+    // What every worker must agree with.
+    std::string model_id;
+    std::string cut_id;
+    uint64_t fingerprint = 0;
+    uint64_t self_test = 0;
+    uint32_t layers = 0;
+    uint32_t width = 0;
+    uint32_t vocab = 0;
+    uint32_t heartbeat_interval_ms = 200;
+    uint32_t failure_threshold = 25;  // intervals of silence until a worker is dead (docs/flow.md)
+    TimeUs install_timeout_us = 10 * kSecondUs;
+};
+
+struct WorkerPeer {
+    std::string peer;  // routing id
+    Incarnation incarnation = 0;
+    wire::Hello hello;
+    wire::WorkerState state = wire::WorkerState::kLoading;
+    CreditAccount credit;
+    Generation generation = 0;    // of the route it is on; 0 none
+    Generation fence_wanted = 0;  // what it has been told
+    uint64_t sequence = 0;        // of our messages
+    uint64_t heard_sequence = 0;
+    TimeUs heard_at = 0;
+    TimeUs heartbeat_at = 0;
+    TimeUs avoid_until = 0;       // after an edge to it did not come up
+};
+
+// One installed (or installing) route. Workers are named by incarnation.
+struct Route {
+    Generation generation = 0;
+    std::vector<Incarnation> hops;      // stage 0 ... stage n-1, sampler
+    std::set<Incarnation> workers;      // the distinct ones
+    std::set<Incarnation> not_ready;
+    LinkId link = 0;                    // ours, to stage 0
+    bool link_up = false;
+    bool up = false;
+    bool draining = false;              // a worker of it drains: no new sequences
+    TimeUs installed_at = 0;
+    std::shared_ptr<KvBlocks> kv;
+
+    uint32_t stages() const { return static_cast<uint32_t>(hops.size()) - 1; }
+};
+
+class Cluster {
+public:
+    // What the cluster tells the router.
+    class Events {
+    public:
+        virtual ~Events() = default;
+        virtual void on_route_up(const Route& route, TimeUs now) = 0;
+        virtual void on_route_down(const Route& route, const std::string& why, TimeUs now) = 0;
+        virtual void on_worker_event(const WorkerPeer& worker, const std::string& what) = 0;
+    };
+
+    Cluster(const ClusterConfig& config, Outbox& outbox, Events& events);
+
+    void on_control(const std::string& peer, wire::ByteView bytes, TimeUs now);
+    void on_link(LinkId link, bool up, TimeUs now);
+    void on_tick(TimeUs now);
+    TimeUs next_timer() const;
+
+    // A fault that another part of the router saw: fences the route and reports it down.
+    void fault(Generation generation, const std::string& why, TimeUs now);
+    // Ends a route that nobody uses any more.
+    void retire(Generation generation, TimeUs now);
+
+    Route* find_route(Generation generation);
+    const std::map<Generation, Route>& routes() const { return routes_; }
+    const std::map<Incarnation, WorkerPeer>& workers() const { return workers_; }
+
+    // Credit of a frame over all workers of a route.
+    bool credit_allows(const Route& route, uint64_t bytes) const;
+    void debit(const Route& route, uint64_t bytes);
+    void credit(const Route& route, uint64_t bytes);
+
+    void stop_forming() { forming_ = false; }
+    uint64_t control_bad() const { return control_bad_; }
+
+private:
+    void on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
+                  TimeUs now);
+    std::string mismatch(const wire::Hello& hello) const;
+    void on_ready(WorkerPeer& worker, Generation generation, TimeUs now);
+    void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
+    void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
+    void maybe_up(Route& route, TimeUs now);
+    void form_route(TimeUs now);
+    std::vector<Incarnation> find_chain(TimeUs now) const;
+    void install(const std::vector<Incarnation>& hops, TimeUs now);
+    void send_route(WorkerPeer& worker, const Route& route);
+    void take_down(Generation generation);
+    void lose(Incarnation incarnation, const std::string& why, TimeUs now);
+    void send(WorkerPeer& worker, wire::ControlBody body);
+    void send_to(const std::string& peer, wire::ControlBody body);
+
+    ClusterConfig config_;
+    Outbox& outbox_;
+    Events& events_;
+    std::map<Incarnation, WorkerPeer> workers_;
+    std::set<Incarnation> replaced_;  // never accepted again
+    std::map<Generation, Route> routes_;
+    Generation last_generation_ = 0;
+    LinkId next_link_ = 1;
+    uint64_t stray_sequence_ = 0;     // of messages to peers that are not members
+    TimeUs form_at_ = 0;              // when forming a route is tried next
+    bool forming_ = true;
+    uint64_t control_bad_ = 0;
+};
+
+}  // namespace chatloop

@@ -1,0 +1,185 @@
+// The Router: requests come in on the front, run as sequences over a route of workers, and are answered
+// token by token. It owns text, KV blocks, the schedule and every commit; it computes nothing.
+//
+//     on_client -> text job -> waiting -> admit -> compose -> dispatch -> (route)
+//     on_result -> credit -> commit -> stop rules -> text -> client
+//
+// One class over five files, by hop: router_ingress, router_schedule, router_egress, router_clients,
+// router (the rest). It owns no socket and reads no clock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "chatloop/bus/outbox.hpp"
+#include "chatloop/core/clock.hpp"
+#include "chatloop/router/cluster.hpp"
+#include "chatloop/router/sequence.hpp"
+#include "chatloop/text/text.hpp"
+#include "chatloop/wire/codec.hpp"
+
+namespace chatloop {
+
+struct RouterConfig {
+    ClusterConfig cluster;
+    std::string model_name;
+    uint32_t context_length = 0;
+    bool add_bos = false;
+    uint32_t bos_id = 0;
+    std::vector<uint32_t> stop_ids;
+    uint64_t seed = 0;                 // of the seeds that are drawn for clients
+    uint32_t max_batch_size = 32;      // decode rows per frame
+    uint32_t prefill_rows = 64;        // prefill rows per frame
+    uint32_t max_queue_size = 512;     // requests that wait
+    TimeUs route_wait_us = 60 * kSecondUs;     // a request waits that long for a route
+    TimeUs result_timeout_us = 120 * kSecondUs;
+    TimeUs client_silence_us = 30 * kSecondUs;
+    TimeUs drain_timeout_us = 30 * kSecondUs;
+};
+
+struct RouterCounters {
+    uint64_t requests = 0;
+    uint64_t rejected = 0;
+    uint64_t frames_sent = 0;
+    uint64_t results = 0;
+    uint64_t results_stale = 0;      // of another generation or a number below the next
+    uint64_t results_bad = 0;        // header, body or content
+    uint64_t results_uncommitted = 0;  // of an ended or re-placed sequence, or another index
+    uint64_t tokens_committed = 0;
+    uint64_t routes_up = 0;
+    uint64_t routes_down = 0;
+};
+
+class Router final : private Cluster::Events {
+public:
+    // A line for the log: level 'i' or 'w', the text, the request id or "".
+    using Log = std::function<void(char level, const std::string& text, const std::string& id)>;
+
+    Router(const RouterConfig& config, Outbox& outbox, const TextEngine& text, Log log);
+
+    void on_control(const std::string& peer, wire::ByteView bytes, TimeUs now);
+    void on_client(const std::string& client, wire::ByteView bytes, TimeUs now);
+    void on_client_gone(const std::string& client, TimeUs now);
+    void on_result(Message bytes, TimeUs now);
+    void on_link(LinkId link, bool up, TimeUs now);
+    void on_tick(TimeUs now);
+    TimeUs next_timer() const;
+
+    bool has_work() const { return !text_jobs_.empty(); }
+    void run_unit(TimeUs now);  // one text job
+
+    void drain(TimeUs now);
+    bool finished() const { return finished_; }
+
+    bool ready() const;
+    size_t running() const { return by_admission_.size(); }
+    size_t waiting() const { return waiting_.size() + text_jobs_.size(); }
+    const RouterCounters& counters() const { return counters_; }
+    const Cluster& cluster() const { return cluster_; }
+
+private:
+    // One item of a frame that is on its way.
+    struct InFlightItem {
+        Admission admission = 0;
+        uint32_t position = 0;
+        uint32_t rows = 0;
+        std::vector<uint32_t> outputs;         // rows within the item
+        std::shared_ptr<Placement> placement;  // keeps slot and blocks until the RESULT
+    };
+    struct InFlight {
+        FrameNumber number = 0;
+        uint64_t bytes = 0;      // debited per worker
+        TimeUs sent_at = 0;
+        std::vector<InFlightItem> items;
+    };
+    // What runs on one route.
+    struct Lane {
+        FrameNumber sent = 0;
+        FrameNumber answered = 0;
+        std::deque<InFlight> in_flight;
+        std::vector<SequenceId> sequences;  // in order of admission
+    };
+    struct Planned {
+        Sequence* sequence = nullptr;
+        uint32_t rows = 0;
+    };
+    struct Client {
+        TimeUs heard_at = 0;
+        std::map<std::string, SequenceId> requests;
+    };
+
+    // Ingress.
+    void on_submit(const std::string& client, wire::Parameters parameters, std::string request_id,
+                   std::optional<wire::Progress> progress, TimeUs now);
+    Result<std::vector<uint32_t>> encode_prompt(const wire::Parameters& parameters) const;
+    Status prepare(Sequence& sequence);
+    void accept(Sequence& sequence);
+    uint64_t draw_seed();
+
+    // Schedule.
+    void schedule(TimeUs now);
+    void admit(TimeUs now);
+    const Route* choose_route() const;
+    bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
+    void fill_route(const Route& route, Lane& lane, TimeUs now);
+    std::vector<Planned> compose(const Route& route, const Lane& lane);
+    bool dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan, TimeUs now);
+    wire::Item make_item(Sequence& sequence, uint32_t rows) const;
+    std::string make_sample(const Sequence& sequence, uint32_t position, uint32_t rows,
+                            std::vector<uint32_t>& outputs) const;
+
+    // Egress.
+    void apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now);
+    bool wants_target(const Sequence& sequence, uint32_t position) const;
+    bool answers(const Sequence& sequence, const InFlightItem& sent,
+                 const wire::ResultItem& item) const;
+    void commit(Sequence& sequence, const wire::Output& output, TimeUs now);
+    std::optional<wire::Done> stop_rule(const Sequence& sequence, uint32_t token) const;
+    void send_piece(Sequence& sequence, const wire::Output& output, std::string text);
+    void send_rest(Sequence& sequence);
+    void finish(Sequence& sequence, wire::Done done, TimeUs now);
+    void fail(Sequence& sequence, const Error& error);
+    void forget(Sequence& sequence);
+
+    // Clients.
+    void send(const std::string& client, const wire::RouterBody& body);
+    void reply_error(const std::string& client, std::optional<std::string> request_id,
+                     const Error& error);
+    void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
+    void send_status(const std::string& client);
+
+    // Cluster::Events.
+    void on_route_up(const Route& route, TimeUs now) override;
+    void on_route_down(const Route& route, const std::string& why, TimeUs now) override;
+    void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
+
+    RouterConfig config_;
+    Outbox& outbox_;
+    const TextEngine& text_;
+    Log log_;
+    Cluster cluster_;
+    std::string fingerprint_;  // 16 hex digits
+    uint64_t seed_state_;
+
+    std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
+    std::map<std::string, Client> clients_;
+    std::deque<SequenceId> text_jobs_;
+    std::deque<SequenceId> waiting_;
+    std::map<Admission, SequenceId> by_admission_;
+    std::map<SequenceId, wire::Progress> resumes_;  // until their text job
+    std::map<Generation, Lane> lanes_;
+    SequenceId last_sequence_ = 0;
+    Admission last_admission_ = 0;
+
+    bool draining_ = false;
+    TimeUs drain_until_ = kNever;
+    bool finished_ = false;
+    RouterCounters counters_;
+};
+
+}  // namespace chatloop

@@ -1,0 +1,50 @@
+// One request from its acceptance to its end: token ids, place on a route, text that is held back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "chatloop/core/clock.hpp"
+#include "chatloop/core/ids.hpp"
+#include "chatloop/router/kv_blocks.hpp"
+#include "chatloop/router/stop_text.hpp"
+#include "chatloop/text/text.hpp"
+#include "chatloop/wire/messages.hpp"
+
+namespace chatloop {
+
+using SequenceId = uint64_t;  // of this router
+
+struct Sequence {
+    SequenceId id = 0;
+    std::string client;  // routing id on the front
+    std::string request_id;
+    wire::Parameters parameters;
+    uint64_t seed = 0;
+    uint32_t tokens_max = 0;         // max_tokens, cut to context and pool
+    std::vector<uint32_t> ids;       // prompt, then committed tokens
+    uint32_t prompt_count = 0;
+
+    Generation generation = 0;       // of the route it runs on; 0 while it waits
+    std::shared_ptr<Placement> placement;
+    uint32_t rows_sent = 0;          // rows in frames so far: the next position
+    uint32_t blocks_sent = 0;        // entries of placement->blocks named to the workers
+
+    std::unique_ptr<TextStream> text;
+    StopText stop_text;              // holds back what may become a stop string
+    uint64_t text_offset = 0;        // bytes sent to the client
+    uint32_t prompt_entries_sent = 0;
+
+    TimeUs arrived_at = 0;
+    TimeUs admitted_at = 0;
+    TimeUs first_token_at = 0;
+
+    uint32_t committed() const { return static_cast<uint32_t>(ids.size()) - prompt_count; }
+    uint32_t rows_left() const { return static_cast<uint32_t>(ids.size()) - rows_sent; }
+    bool wants_prompt_logprobs() const { return parameters.prompt_logprobs.has_value(); }
+};
+
+}  // namespace chatloop

@@ -1,0 +1,116 @@
+// The part of a worker process that stages and samplers share: it says HELLO to its routers, installs
+// and fences routes, accepts frames by number, runs them in arrival order one unit at a time, forwards
+// what comes out, and reports. It owns no socket and reads no clock.
+//
+//     HELLO --WELCOME--> member --ROUTE--> installed --links up--> READY
+//                                   ^                      |
+//                                   +-------- FENCE -------+   (every frame of it is gone)
+//
+// One process is one Worker with up to two roles; a frame that goes from its stage to its sampler
+// does not leave it.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "chatloop/bus/outbox.hpp"
+#include "chatloop/core/clock.hpp"
+#include "chatloop/wire/codec.hpp"
+#include "chatloop/worker/executor.hpp"
+#include "chatloop/worker/session.hpp"
+
+namespace chatloop {
+
+struct WorkerConfig {
+    Incarnation incarnation = 0;
+    std::vector<std::string> routers;  // control endpoints; one share each
+    wire::Hello hello;                 // what is said to every router
+    TimeUs link_timeout_us = 3 * kSecondUs;
+    TimeUs router_silence_us = 10 * kSecondUs;
+    TimeUs drain_timeout_us = 20 * kSecondUs;
+};
+
+// What went wrong or was dropped, for logs and metrics.
+struct WorkerCounters {
+    uint64_t frames_executed = 0;
+    uint64_t frames_fenced = 0;      // dropped by a fence, queued or half done
+    uint64_t frames_misdirected = 0; // another incarnation or router
+    uint64_t frames_duplicate = 0;   // number not above the last
+    uint64_t frames_gap = 0;         // number too high, bad body, unknown generation
+    uint64_t headers_bad = 0;
+    uint64_t control_bad = 0;
+};
+
+class Worker {
+public:
+    // Either executor may be null, not both.
+    Worker(WorkerConfig config, Outbox& outbox, FrameExecutor* stage, FrameExecutor* sampler);
+
+    void on_control(const std::string& router, wire::ByteView bytes, TimeUs now);
+    void on_data(Message bytes, TimeUs now);
+    void on_link(LinkId link, bool up, TimeUs now);
+    void on_tick(TimeUs now);
+    TimeUs next_timer() const;
+
+    bool has_work() const;
+    void run_unit(TimeUs now);    // one unit of the oldest frame
+    void unit_done(TimeUs now);   // directly after it, with the time it ended
+
+    void set_ready(TimeUs now);          // weights are in memory, self-test passed
+    void drain(TimeUs now);              // SIGTERM: no new routes, end when the routers have let go
+    bool finished() const { return finished_; }
+    // A router said that this worker can never serve it; the reason.
+    const std::optional<std::string>& rejection() const { return rejection_; }
+    const WorkerCounters& counters() const { return counters_; }
+    void note_loop_gap(TimeUs gap_us);
+
+private:
+    // A role and the frame that it is at.
+    struct RoleState {
+        FrameExecutor* executor = nullptr;
+        std::optional<FrameInHand> current;
+        size_t share = 0;
+        bool unit_finished_frame = false;
+    };
+
+    void on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
+                    TimeUs now);
+    void on_route(RouterSession& session, const wire::Route& route, TimeUs now);
+    void on_fence(RouterSession& session, Generation through);
+    void on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat, TimeUs now);
+    void fence(RouterSession& session, Generation through);
+    void forget_router(RouterSession& session, TimeUs now);
+    void report_ready(RouterSession& session, Generation generation, InstalledRoute& route);
+
+    void accept(Message bytes, uint64_t arrival, TimeUs now);
+    void refuse(RouterSession& session, const wire::FrameHeader& header, FrameNumber expected,
+                wire::GapReason reason);
+    void forward(RoleState& role, TimeUs now);
+    void start_next(RoleState& role, uint8_t role_bit, TimeUs now);
+
+    void send(RouterSession& session, wire::ControlBody body);
+    void send_heartbeat(RouterSession& session, TimeUs now);
+    RouterSession* session_of_router(Incarnation router);
+
+    WorkerConfig config_;
+    Outbox& outbox_;
+    RoleState stage_;
+    RoleState sampler_;
+    RoleState* running_ = nullptr;  // between run_unit and unit_done
+    TimeUs unit_started_at_ = 0;
+    std::deque<RouterSession> sessions_;  // one per router; never grows after construction
+    size_t next_session_ = 0;       // whose frame is started next
+    LinkId next_link_ = 1;
+    uint64_t next_arrival_ = 1;
+    wire::WorkerState state_ = wire::WorkerState::kLoading;
+    TimeUs drain_until_ = kNever;
+    bool finished_ = false;
+    std::optional<std::string> rejection_;
+    TimeUs loop_gap_us_ = 0;        // the longest since the last heartbeat
+    WorkerCounters counters_;
+};
+
+}  // namespace chatloop

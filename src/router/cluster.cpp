@@ -1,0 +1,189 @@
+// Membership: HELLO, heartbeats, losses.
+#include "chatloop/router/cluster.hpp"
+
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
+
+namespace chatloop {
+
+Cluster::Cluster(const ClusterConfig& config, Outbox& outbox, Events& events)
+    : config_(config), outbox_(outbox), events_(events) {
+    CL_ASSERT(config.incarnation != 0);
+}
+
+void Cluster::send(WorkerPeer& worker, wire::ControlBody body) {
+    const wire::Control message{config_.incarnation, ++worker.sequence, std::move(body)};
+    outbox_.send_control(worker.peer, wire::encode_control(message));
+}
+
+void Cluster::send_to(const std::string& peer, wire::ControlBody body) {
+    const wire::Control message{config_.incarnation, ++stray_sequence_, std::move(body)};
+    outbox_.send_control(peer, wire::encode_control(message));
+}
+
+void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs now) {
+    const Result<wire::Control> message = wire::decode_control(bytes);
+    if (!message) {
+        ++control_bad_;
+        return;
+    }
+    if (const auto* hello = std::get_if<wire::Hello>(&message->body))
+        return on_hello(peer, message->sender, *hello, now);
+    const auto found = workers_.find(message->sender);
+    if (found == workers_.end() || found->second.peer != peer)
+        return send_to(peer, wire::Unknown{});
+
+    WorkerPeer& worker = found->second;
+    worker.heard_at = now;
+    worker.heard_sequence = message->sequence;
+    const wire::ControlBody& body = message->body;
+    if (const auto* ready = std::get_if<wire::Ready>(&body)) {
+        on_ready(worker, ready->generation, now);
+    } else if (const auto* fenced = std::get_if<wire::Fenced>(&body)) {
+        worker.credit.fenced(fenced->through);
+    } else if (const auto* beat = std::get_if<wire::WorkerHeartbeat>(&body)) {
+        on_heartbeat(worker, *beat, now);
+    } else if (const auto* gap = std::get_if<wire::Gap>(&body)) {
+        on_gap(worker, *gap, now);
+    } else if (const auto* unreachable = std::get_if<wire::Unreachable>(&body)) {
+        const auto next = workers_.find(unreachable->peer);
+        if (next != workers_.end()) next->second.avoid_until = now + 5 * kSecondUs;
+        fault(unreachable->generation, worker.hello.name + " cannot reach its next hop", now);
+    } else if (const auto* bye = std::get_if<wire::Bye>(&body)) {
+        lose(worker.incarnation, "left: " + bye->reason, now);
+    } else {
+        ++control_bad_;  // a router's message from a worker
+    }
+}
+
+// Why a worker can never serve this router; empty when it can.
+std::string Cluster::mismatch(const wire::Hello& hello) const {
+    if (hello.model_id != config_.model_id || hello.layers != config_.layers ||
+        hello.width != config_.width || hello.vocab != config_.vocab)
+        return "its files are of another model (" + hello.model_id + ", the router serves " +
+               config_.model_id + ")";
+    if (hello.cut_id != config_.cut_id)
+        return "its partition is of another cut (" + hello.cut_id + ", the router serves " +
+               config_.cut_id + "): split once and give every process that directory";
+    if (hello.fingerprint != config_.fingerprint) return "its numerics fingerprint differs";
+    if (hello.self_test != config_.self_test)
+        return "its arithmetic self-test differs: this CPU or build would give other tokens";
+    const bool range_ok = hello.layer_first < hello.layer_end && hello.layer_end <= hello.layers;
+    if ((hello.roles & wire::kRoleStage) != 0 && !range_ok) return "its layer range is impossible";
+    if (hello.share.frames == 0 || hello.share.bytes == 0) return "its share is empty";
+    if ((hello.roles & wire::kRoleStage) != 0 && (hello.share.slots == 0 || hello.share.blocks == 0))
+        return "its share is empty";
+    return {};
+}
+
+void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
+                       TimeUs now) {
+    if (replaced_.contains(sender)) return;
+    const std::string reason = mismatch(hello);
+    if (!reason.empty() || hello.roles == 0 || sender == 0) {
+        return send_to(peer, wire::Reject{"mismatch", hello.name + " is refused: " + reason, false});
+    }
+    const auto known = workers_.find(sender);
+    if (known == workers_.end()) {
+        if (workers_.size() >= kWorkersMax)
+            return send_to(peer, wire::Reject{"full", "too many workers", true});
+        // The same name with another incarnation is the same place after a restart.
+        for (const auto& [incarnation, other] : workers_) {
+            if (other.hello.name != hello.name) continue;
+            replaced_.insert(incarnation);
+            if (replaced_.size() > kWorkersMax) replaced_.erase(replaced_.begin());
+            lose(incarnation, "was replaced by a new process", now);
+            break;
+        }
+        WorkerPeer worker;
+        worker.peer = peer;
+        worker.incarnation = sender;
+        worker.hello = hello;
+        worker.credit = CreditAccount(hello.share);
+        worker.heartbeat_at = now;
+        const auto& added = workers_.emplace(sender, std::move(worker)).first->second;
+        events_.on_worker_event(added, "joined");
+    }
+    WorkerPeer& worker = workers_.at(sender);
+    worker.peer = peer;
+    worker.heard_at = now;
+    send(worker, wire::Welcome{sender, config_.name, config_.heartbeat_interval_ms,
+                               config_.failure_threshold, config_.result_endpoint});
+    form_at_ = now;
+}
+
+// Level-triggered: whatever a lost message left behind is repaired here.
+void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now) {
+    if (worker.state != beat.state) form_at_ = now;
+    worker.state = beat.state;
+    worker.credit.fenced(beat.fenced_through);
+    if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
+    const auto found = routes_.find(worker.generation);
+    if (found == routes_.end()) return;
+    Route& route = found->second;
+    if (worker.state == wire::WorkerState::kDraining) route.draining = true;
+
+    bool installed = false;
+    bool links_up = true;
+    for (const wire::RouteReport& report : beat.routes) {
+        if (report.generation != route.generation) continue;
+        installed = true;
+        links_up = links_up && report.link_up;
+    }
+    if (route.up && installed && !links_up)
+        return fault(route.generation, worker.hello.name + " lost the link to its next hop", now);
+    if (route.up && !installed)
+        return fault(route.generation, worker.hello.name + " has forgotten the route", now);
+    if (!route.up && worker.state == wire::WorkerState::kReady &&
+        route.not_ready.contains(worker.incarnation))
+        send_route(worker, route);
+}
+
+void Cluster::on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now) {
+    fault(gap.generation,
+          worker.hello.name + " did not accept frame " + std::to_string(gap.got) + " (expected " +
+              std::to_string(gap.expected) + ", reason " +
+              std::to_string(static_cast<int>(gap.reason)) + ")",
+          now);
+}
+
+void Cluster::lose(Incarnation incarnation, const std::string& why, TimeUs now) {
+    const auto found = workers_.find(incarnation);
+    if (found == workers_.end()) return;
+    const WorkerPeer gone = std::move(found->second);
+    workers_.erase(found);  // and its credit with it
+    events_.on_worker_event(gone, why);
+    fault(gone.generation, gone.hello.name + " " + why, now);
+    form_at_ = now;
+}
+
+void Cluster::on_tick(TimeUs now) {
+    const TimeUs dead_us =
+        TimeUs{config_.heartbeat_interval_ms} * config_.failure_threshold * kMillisecondUs;
+    std::vector<Incarnation> silent;
+    for (auto& [incarnation, worker] : workers_) {
+        if (now - worker.heard_at > dead_us) silent.push_back(incarnation);
+        if (now < worker.heartbeat_at) continue;
+        wire::RouterHeartbeat beat{worker.heard_sequence, worker.fence_wanted, {}};
+        if (worker.generation != 0) beat.generations.push_back(worker.generation);
+        send(worker, std::move(beat));
+        worker.heartbeat_at = now + config_.heartbeat_interval_ms * kMillisecondUs;
+    }
+    for (const Incarnation incarnation : silent) lose(incarnation, "is silent", now);
+
+    std::vector<Generation> late;
+    for (const auto& [generation, route] : routes_)
+        if (!route.up && now - route.installed_at > config_.install_timeout_us)
+            late.push_back(generation);
+    for (const Generation generation : late) fault(generation, "the route did not come up", now);
+    if (now >= form_at_) form_route(now);
+}
+
+TimeUs Cluster::next_timer() const {
+    TimeUs next = form_at_;
+    for (const auto& [incarnation, worker] : workers_) next = std::min(next, worker.heartbeat_at);
+    return next;
+}
+
+}  // namespace chatloop

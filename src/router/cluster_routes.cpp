@@ -1,0 +1,183 @@
+// Routes: a chain of available workers is found, installed, brought up, and fenced on any fault.
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
+#include "chatloop/router/cluster.hpp"
+
+namespace chatloop {
+
+namespace {
+
+constexpr TimeUs kFormIntervalUs = 200 * kMillisecondUs;
+
+}  // namespace
+
+Route* Cluster::find_route(Generation generation) {
+    const auto found = routes_.find(generation);
+    return found == routes_.end() ? nullptr : &found->second;
+}
+
+void Cluster::form_route(TimeUs now) {
+    form_at_ = now + kFormIntervalUs;
+    if (!forming_) return;
+    const std::vector<Incarnation> chain = find_chain(now);
+    if (!chain.empty()) install(chain, now);
+}
+
+// Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the last
+// stage's own process where it has that role. Empty when there is none. Among equal ranges the
+// lowest incarnation is taken; all workers are of one cut, so no choice can lead astray.
+std::vector<Incarnation> Cluster::find_chain(TimeUs now) const {
+    const auto available = [&](const WorkerPeer& w, wire::Role role) {
+        return w.generation == 0 && w.state == wire::WorkerState::kReady && now >= w.avoid_until &&
+               (w.hello.roles & role) != 0;
+    };
+    std::vector<Incarnation> chain;
+    uint32_t layer = 0;
+    while (layer < config_.layers) {
+        const auto next = std::find_if(workers_.begin(), workers_.end(), [&](const auto& entry) {
+            return available(entry.second, wire::kRoleStage) &&
+                   entry.second.hello.layer_first == layer;
+        });
+        if (next == workers_.end() || chain.size() + 1 >= kHopsMax) return {};
+        chain.push_back(next->first);
+        layer = next->second.hello.layer_end;
+    }
+    const WorkerPeer& last = workers_.at(chain.back());
+    if ((last.hello.roles & wire::kRoleSampler) != 0) {
+        chain.push_back(last.incarnation);
+        return chain;
+    }
+    for (const auto& [incarnation, worker] : workers_) {
+        if (!available(worker, wire::kRoleSampler)) continue;
+        if (std::find(chain.begin(), chain.end(), incarnation) != chain.end()) continue;
+        chain.push_back(incarnation);
+        return chain;
+    }
+    return {};
+}
+
+void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now) {
+    Route route;
+    route.generation = ++last_generation_;
+    route.hops = hops;
+    route.workers.insert(hops.begin(), hops.end());
+    route.not_ready = route.workers;
+    route.installed_at = now;
+    uint32_t slots = kSlotsMax;
+    uint32_t blocks = UINT32_MAX;
+    for (uint32_t hop = 0; hop < route.stages(); ++hop) {
+        const wire::Share& share = workers_.at(hops[hop]).hello.share;
+        slots = std::min(slots, share.slots);
+        blocks = std::min(blocks, share.blocks);
+    }
+    route.kv = std::make_shared<KvBlocks>(slots, blocks);
+    route.link = next_link_++;
+    Route& installed = routes_.emplace(route.generation, std::move(route)).first->second;
+    outbox_.open_link(installed.link, workers_.at(hops[0]).hello.endpoint);
+    for (const Incarnation incarnation : installed.workers) {
+        WorkerPeer& worker = workers_.at(incarnation);
+        worker.generation = installed.generation;
+        send_route(worker, installed);
+    }
+}
+
+void Cluster::send_route(WorkerPeer& worker, const Route& route) {
+    wire::Route message;
+    message.generation = route.generation;
+    message.fences_through = route.generation - 1;  // a worker is on one route of a router at most
+    message.slots = static_cast<uint32_t>(route.kv->free_slots());
+    message.blocks = route.kv->block_count();
+    for (size_t hop = 0; hop < route.hops.size(); ++hop) {
+        if (route.hops[hop] != worker.incarnation) continue;
+        wire::RouteHop entry;
+        entry.hop = static_cast<uint8_t>(hop);
+        const bool is_sampler = hop + 1 == route.hops.size();
+        entry.role = is_sampler ? wire::kRoleSampler : wire::kRoleStage;
+        entry.outputs_only = hop + 2 == route.hops.size();
+        if (is_sampler) {
+            entry.next_endpoint = config_.result_endpoint;
+            entry.next = config_.incarnation;
+        } else {
+            entry.next = route.hops[hop + 1];
+            if (entry.next != worker.incarnation)
+                entry.next_endpoint = workers_.at(entry.next).hello.endpoint;
+        }
+        message.hops.push_back(std::move(entry));
+    }
+    worker.fence_wanted = std::max(worker.fence_wanted, message.fences_through);
+    send(worker, std::move(message));
+}
+
+void Cluster::on_ready(WorkerPeer& worker, Generation generation, TimeUs now) {
+    Route* route = find_route(generation);
+    if (route == nullptr) return;
+    route->not_ready.erase(worker.incarnation);
+    worker.credit.fenced(generation - 1);  // READY implies FENCED
+    maybe_up(*route, now);
+}
+
+void Cluster::on_link(LinkId link, bool up, TimeUs now) {
+    for (auto& [generation, route] : routes_) {
+        if (route.link != link) continue;
+        route.link_up = up;
+        if (up) return maybe_up(route, now);
+        if (route.up) fault(generation, "the link to stage 0 went down", now);
+        return;
+    }
+}
+
+void Cluster::maybe_up(Route& route, TimeUs now) {
+    if (route.up || !route.link_up || !route.not_ready.empty()) return;
+    route.up = true;
+    events_.on_route_up(route, now);
+}
+
+// Forgets the route and tells its workers; returns nothing to anybody: credit comes back with FENCED.
+void Cluster::take_down(Generation generation) {
+    const auto found = routes_.find(generation);
+    CL_ASSERT(found != routes_.end());
+    const Route route = std::move(found->second);
+    routes_.erase(found);
+    outbox_.close_link(route.link);
+    for (const Incarnation incarnation : route.workers) {
+        const auto worker = workers_.find(incarnation);
+        if (worker == workers_.end()) continue;
+        worker->second.generation = 0;
+        worker->second.fence_wanted = std::max(worker->second.fence_wanted, generation);
+        send(worker->second, wire::Fence{worker->second.fence_wanted});
+    }
+}
+
+void Cluster::fault(Generation generation, const std::string& why, TimeUs now) {
+    const auto found = routes_.find(generation);
+    if (found == routes_.end()) return;
+    const Route route = found->second;
+    take_down(generation);
+    form_at_ = now;
+    events_.on_route_down(route, why, now);
+}
+
+void Cluster::retire(Generation generation, TimeUs now) {
+    if (find_route(generation) == nullptr) return;
+    take_down(generation);
+    form_at_ = now;
+}
+
+bool Cluster::credit_allows(const Route& route, uint64_t bytes) const {
+    return std::all_of(route.workers.begin(), route.workers.end(), [&](Incarnation incarnation) {
+        return workers_.at(incarnation).credit.allows(bytes);
+    });
+}
+
+void Cluster::debit(const Route& route, uint64_t bytes) {
+    for (const Incarnation incarnation : route.workers)
+        workers_.at(incarnation).credit.debit(route.generation, bytes);
+}
+
+void Cluster::credit(const Route& route, uint64_t bytes) {
+    for (const Incarnation incarnation : route.workers)
+        workers_.at(incarnation).credit.credit(route.generation, bytes);
+}
+
+}  // namespace chatloop

@@ -1,0 +1,134 @@
+// The router's frame: construction, events of the cluster, timers, drain.
+#include "chatloop/router/router.hpp"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "chatloop/core/limits.hpp"
+
+namespace chatloop {
+
+Router::Router(const RouterConfig& config, Outbox& outbox, const TextEngine& text, Log log)
+    : config_(config),
+      outbox_(outbox),
+      text_(text),
+      log_(std::move(log)),
+      cluster_(config.cluster, outbox, *this),
+      seed_state_(config.seed) {
+    char hex[17];
+    std::snprintf(hex, sizeof hex, "%016llx",
+                  static_cast<unsigned long long>(config.cluster.fingerprint));
+    fingerprint_ = hex;
+    CL_ASSERT(config.max_batch_size > 0 && config.max_batch_size <= kFrameItemsMax);
+    CL_ASSERT(config.prefill_rows > 0);
+    CL_ASSERT(config.max_batch_size + config.prefill_rows <= kFrameRowsMax);
+}
+
+void Router::on_control(const std::string& peer, wire::ByteView bytes, TimeUs now) {
+    cluster_.on_control(peer, bytes, now);
+    schedule(now);
+}
+
+void Router::on_link(LinkId link, bool up, TimeUs now) {
+    cluster_.on_link(link, up, now);
+    schedule(now);
+}
+
+void Router::on_route_up(const Route& route, TimeUs now) {
+    (void)now;
+    ++counters_.routes_up;
+    lanes_[route.generation];
+    log_('i', "route " + std::to_string(route.generation) + " is up: " +
+                  std::to_string(route.stages()) + " stages, " +
+                  std::to_string(route.workers.size()) + " workers, " +
+                  std::to_string(route.kv->block_count()) + " KV blocks", "");
+}
+
+// What runs on a lost route ends with an error that may be retried: the client has the tokens so far, and
+// RESUME continues bit-exactly.
+void Router::on_route_down(const Route& route, const std::string& why, TimeUs now) {
+    (void)now;
+    ++counters_.routes_down;
+    log_('w', "route " + std::to_string(route.generation) + " is down: " + why, "");
+    const auto found = lanes_.find(route.generation);
+    if (found == lanes_.end()) return;
+    const std::vector<SequenceId> lost = found->second.sequences;
+    lanes_.erase(found);
+    for (const SequenceId id : lost)
+        fail(*sequences_.at(id), {ErrorCode::kWorkerLost, "the route was lost: " + why});
+}
+
+void Router::on_worker_event(const WorkerPeer& worker, const std::string& what) {
+    log_('i', "worker " + worker.hello.name + " " + what, "");
+}
+
+bool Router::ready() const {
+    return std::any_of(cluster_.routes().begin(), cluster_.routes().end(), [](const auto& entry) {
+        return entry.second.up && !entry.second.draining;
+    });
+}
+
+void Router::on_tick(TimeUs now) {
+    if (draining_ && sequences_.empty()) cluster_.stop_forming();
+    cluster_.on_tick(now);
+    std::vector<Generation> overdue;
+    for (const auto& [generation, lane] : lanes_)
+        if (!lane.in_flight.empty() &&
+            now - lane.in_flight.front().sent_at > config_.result_timeout_us)
+            overdue.push_back(generation);
+    for (const Generation generation : overdue)
+        cluster_.fault(generation, "a RESULT is overdue", now);
+
+    while (!waiting_.empty()) {
+        Sequence& oldest = *sequences_.at(waiting_.front());
+        if (ready() || now - oldest.arrived_at < config_.route_wait_us) break;
+        fail(oldest, {ErrorCode::kNoRoute,
+                      "no complete set of workers came up while the request waited"});
+    }
+    std::vector<std::string> silent;
+    for (const auto& [name, client] : clients_)
+        if (now - client.heard_at > config_.client_silence_us) silent.push_back(name);
+    for (const std::string& name : silent) on_client_gone(name, now);
+
+    // A draining route without sequences lets its workers go.
+    std::vector<Generation> idle;
+    for (const auto& [generation, route] : cluster_.routes()) {
+        const auto lane = lanes_.find(generation);
+        const bool empty = lane == lanes_.end() ||
+                           (lane->second.sequences.empty() && lane->second.in_flight.empty());
+        if (empty && (route.draining || draining_) && (!draining_ || sequences_.empty()))
+            idle.push_back(generation);
+    }
+    for (const Generation generation : idle) {
+        lanes_.erase(generation);
+        cluster_.retire(generation, now);
+    }
+    schedule(now);
+    if (!draining_) return;
+    if (now >= drain_until_) {
+        while (!sequences_.empty())
+            fail(*sequences_.begin()->second, {ErrorCode::kDraining, "the router is shutting down"});
+    }
+    finished_ = finished_ || (sequences_.empty() && cluster_.routes().empty());
+}
+
+TimeUs Router::next_timer() const {
+    TimeUs next = std::min(cluster_.next_timer(), drain_until_);
+    for (const auto& [generation, lane] : lanes_)
+        if (!lane.in_flight.empty())
+            next = std::min(next, lane.in_flight.front().sent_at + config_.result_timeout_us);
+    return next;
+}
+
+void Router::drain(TimeUs now) {
+    if (draining_) {  // a second SIGTERM ends at once
+        finished_ = true;
+        return;
+    }
+    draining_ = true;
+    drain_until_ = now + config_.drain_timeout_us;
+    log_('i', "draining: " + std::to_string(sequences_.size()) + " requests to finish", "");
+    on_tick(now);
+}
+
+}  // namespace chatloop

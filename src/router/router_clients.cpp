@@ -1,0 +1,94 @@
+// The front: what clients say, and what they are told.
+#include "chatloop/router/router.hpp"
+
+namespace chatloop {
+
+void Router::send(const std::string& client, const wire::RouterBody& body) {
+    outbox_.send_client(client, wire::encode_router(body));
+}
+
+void Router::reply_error(const std::string& client, std::optional<std::string> request_id,
+                         const Error& error) {
+    wire::Failure failure;
+    failure.request_id = std::move(request_id);
+    failure.code = error_name(error.code);
+    failure.message = error.message;
+    failure.retryable = error_retryable(error.code);
+    send(client, failure);
+}
+
+void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs now) {
+    auto decoded = wire::decode_client(bytes);
+    if (const auto known = clients_.find(client); known != clients_.end())
+        known->second.heard_at = now;
+    if (const auto* bad = std::get_if<wire::ClientError>(&decoded)) {
+        ++counters_.rejected;
+        return reply_error(client, bad->request_id, bad->error);
+    }
+    wire::ClientBody& body = std::get<wire::ClientBody>(decoded);
+    if (auto* submit = std::get_if<wire::Submit>(&body)) {
+        on_submit(client, std::move(submit->parameters), std::move(submit->request_id),
+                  std::nullopt, now);
+    } else if (auto* resume = std::get_if<wire::Resume>(&body)) {
+        on_submit(client, std::move(resume->parameters), std::move(resume->request_id),
+                  std::move(resume->progress), now);
+    } else if (const auto* cancel = std::get_if<wire::Cancel>(&body)) {
+        on_cancel(client, cancel->request_id, now);
+    } else if (const auto* ping = std::get_if<wire::Ping>(&body)) {
+        send(client, wire::Pong{ping->nonce, config_.cluster.incarnation});
+    } else {
+        send_status(client);
+    }
+}
+
+void Router::on_cancel(const std::string& client, const std::string& request_id, TimeUs now) {
+    const auto known = clients_.find(client);
+    const bool runs = known != clients_.end() && known->second.requests.contains(request_id);
+    if (!runs) {
+        return reply_error(client, request_id,
+                           {ErrorCode::kInvalidRequest, "no request of that id is running"});
+    }
+    Sequence& sequence = *sequences_.at(known->second.requests.at(request_id));
+    wire::Done done;
+    done.finish_reason = "cancelled";
+    finish(sequence, std::move(done), now);
+    schedule(now);
+}
+
+void Router::on_client_gone(const std::string& client, TimeUs now) {
+    const auto known = clients_.find(client);
+    if (known == clients_.end()) return;
+    const std::map<std::string, SequenceId> requests = known->second.requests;
+    for (const auto& [request_id, id] : requests) {
+        log_('i', "its client is gone", request_id);
+        forget(*sequences_.at(id));
+    }
+    clients_.erase(client);
+    schedule(now);
+}
+
+void Router::send_status(const std::string& client) {
+    const auto state_name = [](wire::WorkerState state) {
+        switch (state) {
+            case wire::WorkerState::kLoading: return "loading";
+            case wire::WorkerState::kReady: return "ready";
+            case wire::WorkerState::kDraining: return "draining";
+        }
+        return "loading";
+    };
+    wire::StatusReply status;
+    status.router = config_.cluster.name;
+    status.model = config_.model_name;
+    status.fingerprint = fingerprint_;
+    status.ready = ready();
+    for (const auto& [incarnation, worker] : cluster_.workers()) {
+        status.workers.push_back({worker.hello.name, worker.hello.roles, worker.hello.layer_first,
+                                  worker.hello.layer_end, state_name(worker.state),
+                                  worker.hello.kernels});
+    }
+    status.running = static_cast<uint32_t>(running());
+    status.waiting = static_cast<uint32_t>(waiting());
+    send(client, status);
+}
+
+}  // namespace chatloop

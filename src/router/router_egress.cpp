@@ -1,0 +1,231 @@
+// Egress: a RESULT returns credit and references, its tokens are committed in order, stop rules are
+// applied before anything else is scheduled, and the client gets its piece.
+#include <algorithm>
+
+#include "chatloop/router/router.hpp"
+
+namespace chatloop {
+
+// Rule 3: the router is the last receiver, and the same numbering holds for it.
+void Router::on_result(Message bytes, TimeUs now) {
+    const Result<wire::FrameHeader> header = wire::decode_header(bytes.bytes());
+    if (!header || header->type != wire::kFrameResult) {
+        ++counters_.results_bad;
+        return;
+    }
+    Route* route = cluster_.find_route(header->generation);
+    const auto lane = lanes_.find(header->generation);
+    if (header->router != config_.cluster.incarnation || route == nullptr ||
+        lane == lanes_.end() || header->number <= lane->second.answered) {
+        ++counters_.results_stale;
+        return;
+    }
+    auto decoded = wire::decode_result(*header, bytes.bytes());
+    const bool in_order = header->number == lane->second.answered + 1 &&
+                          !lane->second.in_flight.empty();
+    if (!in_order || std::holds_alternative<wire::FrameError>(decoded)) {
+        ++counters_.results_bad;
+        return cluster_.fault(header->generation, "a RESULT was lost or damaged", now);
+    }
+    const wire::ResultFrame& result = std::get<wire::ResultFrame>(decoded);
+    const InFlight sent = std::move(lane->second.in_flight.front());
+    lane->second.in_flight.pop_front();
+    lane->second.answered = header->number;
+    CL_ASSERT(sent.number == header->number);
+    cluster_.credit(*route, sent.bytes);
+    ++counters_.results;
+
+    if (result.items.size() != sent.items.size()) {
+        ++counters_.results_bad;
+        return cluster_.fault(header->generation, "a RESULT does not match its frame", now);
+    }
+    for (size_t i = 0; i < sent.items.size(); ++i) {
+        if (result.items[i].admission != sent.items[i].admission) {
+            ++counters_.results_uncommitted;
+            continue;
+        }
+        apply(sent.items[i], result.items[i], now);
+    }
+    schedule(now);
+}
+
+void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now) {
+    const auto admitted = by_admission_.find(sent.admission);
+    if (admitted == by_admission_.end()) {  // cancelled or failed while in flight
+        ++counters_.results_uncommitted;
+        return;
+    }
+    Sequence& sequence = *sequences_.at(admitted->second);
+    switch (item.error) {
+        case wire::ItemError::kNone: break;
+        case wire::ItemError::kRefused:
+            return fail(sequence, {ErrorCode::kWorkerLost, "a worker refused the sequence's rows"});
+        case wire::ItemError::kNonFinite:
+            return fail(sequence,
+                        {ErrorCode::kNonFinite, "the model produced a logit that is not finite"});
+        case wire::ItemError::kMalformed:
+            return fail(sequence, {ErrorCode::kInternal, "the sampler refused its parameters"});
+    }
+    if (!answers(sequence, sent, item)) {
+        ++counters_.results_bad;
+        return fail(sequence, {ErrorCode::kInternal, "the sampler answered what was not asked"});
+    }
+    wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
+    const wire::Output* sampled = nullptr;
+    for (const wire::Output& output : item.outputs) {
+        if (output.kind != 2) {
+            sampled = &output;
+            continue;
+        }
+        wire::TokenEntry entry{output.token, output.logprob, output.top};
+        entry.top.resize(std::min<size_t>(entry.top.size(), *sequence.parameters.prompt_logprobs));
+        prompt.entries.emplace_back(std::move(entry));
+    }
+    sequence.prompt_entries_sent += static_cast<uint32_t>(prompt.entries.size());
+    if (!prompt.entries.empty()) send(sequence.client, prompt);
+    if (sampled != nullptr) return commit(sequence, *sampled, now);
+    const bool prompt_only = sequence.tokens_max == 0;
+    if (prompt_only && sent.position + sent.rows >= sequence.prompt_count) {
+        wire::Done done;
+        done.finish_reason = "length";
+        finish(sequence, std::move(done), now);
+    }
+}
+
+// Whether the row at `position` carries the log-probability of the prompt token behind it.
+bool Router::wants_target(const Sequence& sequence, uint32_t position) const {
+    return sequence.wants_prompt_logprobs() && position + 1 < sequence.prompt_count;
+}
+
+// Row by row what was asked: the right kind, the right target, an id of the vocabulary, and a sample only
+// for the row behind which nothing is known yet.
+bool Router::answers(const Sequence& sequence, const InFlightItem& sent,
+                     const wire::ResultItem& item) const {
+    if (item.outputs.size() != sent.outputs.size()) return false;
+    for (size_t i = 0; i < item.outputs.size(); ++i) {
+        const wire::Output& output = item.outputs[i];
+        const uint32_t position = sent.position + sent.outputs[i];
+        if (output.row != sent.outputs[i] || output.token >= config_.cluster.vocab) return false;
+        if (wants_target(sequence, position)) {
+            if (output.kind != 2 || output.token != sequence.ids[position + 1]) return false;
+        } else if (output.kind != 1 || position + 1 != sequence.ids.size()) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// A stop id ends the answer and is not part of it.
+std::optional<wire::Done> Router::stop_rule(const Sequence& sequence, uint32_t token) const {
+    const auto contains = [token](const std::vector<uint32_t>& ids) {
+        return std::find(ids.begin(), ids.end(), token) != ids.end();
+    };
+    const bool model_stop = !sequence.parameters.ignore_eos && contains(config_.stop_ids);
+    if (!model_stop && !contains(sequence.parameters.stop_token_ids)) return std::nullopt;
+    wire::Done done;
+    done.finish_reason = "stop";
+    done.stop = token;
+    return done;
+}
+
+void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) {
+    CL_ASSERT(sequence.rows_sent == sequence.ids.size());  // nothing is sent beyond the last commit
+    ++counters_.tokens_committed;
+    if (sequence.first_token_at == 0) sequence.first_token_at = now;
+    if (std::optional<wire::Done> done = stop_rule(sequence, output.token)) {
+        send_rest(sequence);
+        return finish(sequence, std::move(*done), now);
+    }
+    Result<std::string> text = sequence.text->push(output.token);
+    if (!text) return fail(sequence, text.error());
+    sequence.ids.push_back(output.token);
+    StopText::Step step = sequence.stop_text.push(*text);
+    send_piece(sequence, output, std::move(step.text));
+    wire::Done done;
+    if (step.match) {
+        done.finish_reason = "stop";
+        done.stop = *step.match;
+        return finish(sequence, std::move(done), now);
+    }
+    if (sequence.committed() < sequence.tokens_max) return;
+    send_rest(sequence);
+    done.finish_reason = "length";
+    finish(sequence, std::move(done), now);
+}
+
+void Router::send_piece(Sequence& sequence, const wire::Output& output, std::string text) {
+    wire::Piece piece;
+    piece.request_id = sequence.request_id;
+    piece.index = sequence.committed() - 1;
+    piece.token_ids = {output.token};
+    piece.text_offset = sequence.text_offset;
+    sequence.text_offset += text.size();
+    piece.text = std::move(text);
+    if (sequence.parameters.logprobs) {
+        wire::TokenEntry entry{output.token, output.logprob, output.top};
+        entry.top.resize(std::min<size_t>(entry.top.size(), *sequence.parameters.logprobs));
+        piece.logprobs = {std::move(entry)};
+    }
+    send(sequence.client, piece);
+}
+
+// Text that was held back for a character or a stop string that did not come.
+void Router::send_rest(Sequence& sequence) {
+    StopText::Step step = sequence.stop_text.push(sequence.text->finish());
+    std::string rest = step.text + (step.match ? std::string() : sequence.stop_text.finish());
+    if (rest.empty()) return;
+    wire::Piece piece;
+    piece.request_id = sequence.request_id;
+    piece.index = sequence.committed();
+    piece.text_offset = sequence.text_offset;
+    sequence.text_offset += rest.size();
+    piece.text = std::move(rest);
+    if (sequence.parameters.logprobs) piece.logprobs.emplace();
+    send(sequence.client, piece);
+}
+
+void Router::finish(Sequence& sequence, wire::Done done, TimeUs now) {
+    const auto ms = [](TimeUs us) { return static_cast<double>(us) / 1000.0; };
+    done.request_id = sequence.request_id;
+    done.prompt_tokens = sequence.prompt_count;
+    done.completion_tokens = sequence.committed();
+    const TimeUs admitted = sequence.admitted_at != 0 ? sequence.admitted_at : now;
+    const TimeUs first = sequence.first_token_at != 0 ? sequence.first_token_at : now;
+    done.queue_ms = ms(admitted - sequence.arrived_at);
+    done.prefill_ms = ms(first - admitted);
+    done.decode_ms = ms(now - first);
+    log_('i', "done: " + done.finish_reason + ", " + std::to_string(done.prompt_tokens) + " + " +
+                  std::to_string(done.completion_tokens) + " tokens", sequence.request_id);
+    send(sequence.client, done);
+    forget(sequence);
+}
+
+void Router::fail(Sequence& sequence, const Error& error) {
+    log_('w', std::string(error_name(error.code)) + ": " + error.message, sequence.request_id);
+    wire::Failure failure;
+    failure.request_id = sequence.request_id;
+    failure.code = error_name(error.code);
+    failure.message = error.message;
+    failure.retryable = error_retryable(error.code);
+    failure.committed = sequence.prompt_count == 0 ? 0 : sequence.committed();
+    send(sequence.client, failure);
+    forget(sequence);
+}
+
+// The sequence is in no later frame; its slot and blocks return with the last frame in flight.
+void Router::forget(Sequence& sequence) {
+    const SequenceId id = sequence.id;
+    if (sequence.placement != nullptr) by_admission_.erase(sequence.placement->admission);
+    if (const auto lane = lanes_.find(sequence.generation); lane != lanes_.end())
+        std::erase(lane->second.sequences, id);
+    std::erase(waiting_, id);
+    std::erase(text_jobs_, id);
+    resumes_.erase(id);
+    if (const auto client = clients_.find(sequence.client); client != clients_.end()) {
+        client->second.requests.erase(sequence.request_id);
+        if (client->second.requests.empty()) clients_.erase(client);
+    }
+    sequences_.erase(id);
+}
+
+}  // namespace chatloop

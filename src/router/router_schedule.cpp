@@ -1,0 +1,206 @@
+// The schedule: waiting sequences are placed on routes, frames are composed of rows that are ready,
+// and leave when every worker of the route has credit.
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
+#include "chatloop/router/router.hpp"
+
+namespace chatloop {
+
+namespace {
+
+constexpr uint32_t kBlockRows = 64;
+
+uint32_t blocks_for(uint64_t rows) {
+    return static_cast<uint32_t>((rows + kBlockRows - 1) / kBlockRows);
+}
+
+}  // namespace
+
+void Router::schedule(TimeUs now) {
+    admit(now);
+    for (const auto& [generation, route] : cluster_.routes()) {
+        if (!route.up) continue;
+        const auto lane = lanes_.find(generation);
+        if (lane != lanes_.end()) fill_route(route, lane->second, now);
+    }
+}
+
+// The route with the fewest sequences.
+const Route* Router::choose_route() const {
+    const Route* best = nullptr;
+    size_t best_load = 0;
+    for (const auto& [generation, route] : cluster_.routes()) {
+        if (!route.up || route.draining) continue;
+        const size_t load = lanes_.at(generation).sequences.size();
+        if (best == nullptr || load < best_load) {
+            best = &route;
+            best_load = load;
+        }
+    }
+    return best;
+}
+
+void Router::admit(TimeUs now) {
+    while (!waiting_.empty()) {
+        const Route* route = choose_route();
+        if (route == nullptr) return;
+        Sequence& sequence = *sequences_.at(waiting_.front());
+        if (!admit_one(sequence, *route, now)) return;  // the oldest waits, and all behind it
+        waiting_.pop_front();
+    }
+}
+
+// All blocks that the sequence may ever need are reserved here, so that it never runs short.
+bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
+    const uint64_t rows = uint64_t{sequence.prompt_count} + sequence.tokens_max;
+    const uint32_t blocks = std::min(blocks_for(rows), route.kv->block_count());
+    auto placement = place(route.kv, last_admission_ + 1, blocks);
+    if (placement == nullptr) return false;
+    ++last_admission_;
+    sequence.placement = std::move(placement);
+    sequence.generation = route.generation;
+    sequence.rows_sent = 0;
+    sequence.blocks_sent = 0;
+    sequence.admitted_at = now;
+    by_admission_[sequence.placement->admission] = sequence.id;
+    lanes_.at(route.generation).sequences.push_back(sequence.id);
+    return true;
+}
+
+// Keeps one frame per stage and one more on its way.
+void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
+    while (lane.in_flight.size() < route.stages() + 1) {
+        const std::vector<Planned> plan = compose(route, lane);
+        if (plan.empty() || !dispatch(route, lane, plan, now)) return;
+    }
+}
+
+// Decode rows first, at most an even share per stage so that every stage has a micro-batch; then
+// prefill rows, oldest sequence first.
+std::vector<Router::Planned> Router::compose(const Route& route, const Lane& lane) {
+    std::vector<Planned> plan;
+    uint32_t decoding = 0;
+    for (const SequenceId id : lane.sequences) {
+        const Sequence& sequence = *sequences_.at(id);
+        if (sequence.rows_left() <= 1) ++decoding;
+    }
+    const uint32_t share = (decoding + route.stages() - 1) / route.stages();
+    const uint32_t decode_max = std::min(config_.max_batch_size, std::max(1u, share));
+    uint32_t decode_rows = 0;
+    uint32_t prefill_rows = config_.prefill_rows;
+    for (const SequenceId id : lane.sequences) {
+        Sequence& sequence = *sequences_.at(id);
+        if (sequence.rows_left() != 1 || decode_rows >= decode_max) continue;
+        plan.push_back({&sequence, 1});
+        ++decode_rows;
+    }
+    for (const SequenceId id : lane.sequences) {
+        Sequence& sequence = *sequences_.at(id);
+        if (sequence.rows_left() <= 1 || prefill_rows == 0) continue;
+        if (plan.size() >= kFrameItemsMax) break;
+        const uint32_t rows = std::min(sequence.rows_left(), prefill_rows);
+        plan.push_back({&sequence, rows});
+        prefill_rows -= rows;
+    }
+    return plan;
+}
+
+bool Router::dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan,
+                      TimeUs now) {
+    uint32_t rows = 0;
+    for (const Planned& planned : plan) rows += planned.rows;
+    // An upper bound of the frame's size at any hop.
+    const uint64_t bytes = uint64_t{rows} * config_.cluster.width * sizeof(float) + 4096;
+    if (!cluster_.credit_allows(route, bytes)) return false;
+
+    InFlight sent;
+    sent.number = lane.sent + 1;
+    sent.bytes = bytes;
+    sent.sent_at = now;
+    std::vector<wire::Item> items;
+    std::vector<uint32_t> ids;
+    for (const Planned& planned : plan) {
+        Sequence& sequence = *planned.sequence;
+        items.push_back(make_item(sequence, planned.rows));
+        const auto first = sequence.ids.begin() + sequence.rows_sent;
+        ids.insert(ids.end(), first, first + planned.rows);
+        sent.items.push_back({sequence.placement->admission, sequence.rows_sent, planned.rows,
+                              items.back().outputs, sequence.placement});
+        sequence.rows_sent += planned.rows;
+        sequence.blocks_sent += static_cast<uint32_t>(items.back().blocks.size());
+    }
+    wire::FrameHeader header;
+    header.router = config_.cluster.incarnation;
+    header.generation = route.generation;
+    header.number = sent.number;
+    header.destination = route.hops[0];
+    size_t payload_at = 0;
+    wire::Bytes frame = wire::encode_frame(header, {}, items, wire::DType::kIds, rows, 1,
+                                           &payload_at);
+    std::copy_n(reinterpret_cast<const uint8_t*>(ids.data()), ids.size() * sizeof(uint32_t),
+                frame.data() + payload_at);
+    wire::seal_frame(frame);
+    cluster_.debit(route, bytes);
+    lane.sent = sent.number;
+    lane.in_flight.push_back(std::move(sent));
+    outbox_.send_data(route.link, Message(std::move(frame)));
+    ++counters_.frames_sent;
+    return true;
+}
+
+wire::Item Router::make_item(Sequence& sequence, uint32_t rows) const {
+    wire::Item item;
+    item.slot = sequence.placement->slot;
+    item.admission = sequence.placement->admission;
+    item.position = sequence.rows_sent;
+    item.rows = rows;
+    if (sequence.rows_sent == 0) item.flags = wire::kItemFirst;
+    item.table_index = sequence.blocks_sent;
+    const uint32_t blocks_end = blocks_for(uint64_t{sequence.rows_sent} + rows);
+    const std::vector<BlockId>& blocks = sequence.placement->blocks;
+    CL_ASSERT(blocks_end <= blocks.size());
+    item.blocks.assign(blocks.begin() + sequence.blocks_sent, blocks.begin() + blocks_end);
+    item.sample = make_sample(sequence, sequence.rows_sent, rows, item.outputs);
+    return item;
+}
+
+// Which rows want output: the last known row gives the next token; with prompt log-probabilities every
+// prompt row gives the log-probability of the token behind it. Empty when none does.
+std::string Router::make_sample(const Sequence& sequence, uint32_t position, uint32_t rows,
+                                std::vector<uint32_t>& outputs) const {
+    const wire::Parameters& parameters = sequence.parameters;
+    wire::Sample sample;
+    std::vector<std::optional<uint32_t>> targets;
+    uint32_t logprobs = parameters.logprobs ? *parameters.logprobs + 1 : 0;
+    bool any_target = false;
+    for (uint32_t row = 0; row < rows; ++row) {
+        const uint32_t at = position + row;
+        const bool last = at + 1 == sequence.ids.size();
+        if (wants_target(sequence, at)) {
+            outputs.push_back(row);
+            targets.emplace_back(sequence.ids[at + 1]);
+            any_target = true;
+        } else if (last && sequence.tokens_max > 0) {
+            outputs.push_back(row);
+            targets.emplace_back(std::nullopt);
+        }
+    }
+    if (outputs.empty()) return {};
+    if (any_target) {
+        logprobs = std::max(logprobs, *parameters.prompt_logprobs + 1);
+        sample.targets = std::move(targets);
+    }
+    sample.index = sequence.committed();
+    sample.seed = sequence.seed;
+    sample.temperature = parameters.temperature;
+    sample.top_k = parameters.top_k;
+    sample.top_p = parameters.top_p;
+    sample.min_p = parameters.min_p;
+    sample.typical_p = parameters.typical_p;
+    sample.logprobs = static_cast<uint8_t>(logprobs);
+    if (parameters.ignore_eos) sample.masked = config_.stop_ids;
+    return wire::encode_sample(sample);
+}
+
+}  // namespace chatloop

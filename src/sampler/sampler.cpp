@@ -1,0 +1,153 @@
+#include "chatloop/sampler/sampler.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "chatloop/core/assert.hpp"
+
+namespace chatloop {
+
+Sampler::Sampler(HeadCompute& head, const kernel::Kernels& kernels)
+    : head_(head), kernels_(kernels) {}
+
+// Collects the rows to answer. What cannot be answered (a refused item, a sample element that is
+// malformed, a frame of another shape) gets its item error here.
+void Sampler::begin(size_t share, FrameInHand& in_hand) {
+    (void)share;
+    CL_ASSERT(in_hand_ == nullptr);
+    in_hand_ = &in_hand;
+    const wire::DataFrame& frame = in_hand.frame;
+    samples_.assign(frame.items.size(), wire::Sample{});
+    results_.clear();
+    wanted_.clear();
+    payload_.clear();
+    uint32_t rows = 0;
+    for (const wire::Item& item : frame.items) rows += static_cast<uint32_t>(item.outputs.size());
+    const bool right_kind = frame.dtype == wire::DType::kF32 && frame.rows == rows &&
+                            (rows == 0 || frame.width == head_.width());
+    const size_t row_bytes = size_t{frame.width} * sizeof(float);
+    uint32_t payload_row = 0;
+    for (size_t i = 0; i < frame.items.size(); ++i) {
+        const wire::Item& item = frame.items[i];
+        const uint32_t first = payload_row;
+        payload_row += static_cast<uint32_t>(item.outputs.size());
+        wire::ResultItem& result = results_.emplace_back();
+        result.slot = item.slot;
+        result.admission = item.admission;
+        if ((item.flags & wire::kItemRefused) != 0) {
+            result.error = wire::ItemError::kRefused;
+            continue;
+        }
+        if (item.outputs.empty()) continue;
+        Result<wire::Sample> sample = wire::decode_sample(item.sample, item.outputs.size());
+        if (!sample || !right_kind) {
+            result.error = wire::ItemError::kMalformed;
+            continue;
+        }
+        samples_[i] = std::move(*sample);
+        for (size_t j = 0; j < item.outputs.size(); ++j) {
+            const auto at = static_cast<uint32_t>(first + j);
+            wanted_.push_back({i, item.outputs[j], j, static_cast<uint32_t>(wanted_.size())});
+            const uint8_t* row = frame.payload.data() + at * row_bytes;
+            payload_.insert(payload_.end(), row, row + row_bytes);
+        }
+    }
+    batch_first_ = 0;
+    begin_batch();
+}
+
+void Sampler::begin_batch() {
+    batch_rows_ = std::min<size_t>(wanted_.size() - batch_first_, head_.rows_max());
+    answered_ = 0;
+    head_done_ = false;
+    if (batch_rows_ == 0) return;
+    const size_t row_bytes = size_t{head_.width()} * sizeof(float);
+    head_.begin(payload_.data() + batch_first_ * row_bytes, static_cast<uint32_t>(batch_rows_));
+}
+
+// A unit is one slice of the head for all rows of the batch, or the answer of one row.
+bool Sampler::run_unit() {
+    CL_ASSERT(in_hand_ != nullptr);
+    if (batch_rows_ == 0) return true;
+    if (!head_done_) {
+        head_done_ = head_.run_unit();
+        return false;
+    }
+    answer_row(wanted_[batch_first_ + answered_],
+               head_.logits(static_cast<uint32_t>(answered_)));
+    if (++answered_ < batch_rows_) return false;
+    batch_first_ += batch_rows_;
+    begin_batch();
+    return batch_rows_ == 0;
+}
+
+void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
+    wire::ResultItem& result = results_[wanted.item];
+    const wire::Sample& sample = samples_[wanted.item];
+    if (result.error != wire::ItemError::kNone) return;
+    if (!kernels_.all_finite(logits.data(), static_cast<int64_t>(logits.size()))) {
+        result.error = wire::ItemError::kNonFinite;
+        result.outputs.clear();
+        return;
+    }
+    wire::Output output;
+    output.row = wanted.row;
+    const bool is_target = sample.targets && (*sample.targets)[wanted.output].has_value();
+    if (is_target) {
+        output.kind = 2;
+        output.token = *(*sample.targets)[wanted.output];
+        if (output.token >= logits.size()) {
+            result.error = wire::ItemError::kMalformed;
+            return;
+        }
+    } else {
+        std::span<const float> candidates = logits;
+        if (!sample.masked.empty()) {  // masked ids keep their raw log-probability
+            masked_logits_.assign(logits.begin(), logits.end());
+            for (const uint32_t id : sample.masked)
+                if (id < masked_logits_.size())
+                    masked_logits_[id] = -std::numeric_limits<float>::infinity();
+            candidates = masked_logits_;
+        }
+        SamplingParams params;
+        params.temperature = sample.temperature;
+        params.top_k = sample.top_k;
+        params.top_p = sample.top_p;
+        params.min_p = sample.min_p;
+        params.typical_p = sample.typical_p;
+        params.seed = sample.seed;
+        params.choice = sample.choice;
+        output.token = chatloop::sample(kernels_, candidates, params, sample.index, scratch_);
+    }
+    if (sample.logprobs > 0) {
+        const RowStats stats = row_stats(kernels_, logits);
+        output.logprob = kernel::log_prob(logits[output.token], stats.zmax, stats.log_sum);
+        top_logprobs(logits, stats, sample.logprobs - 1u, top_);
+        for (const TokenLogprob& entry : top_) output.top.push_back({entry.id, entry.logprob});
+    }
+    result.outputs.push_back(std::move(output));
+}
+
+wire::Bytes Sampler::finish(const wire::FrameHeader& header,
+                            std::span<const wire::HopTiming> timings) {
+    CL_ASSERT(in_hand_ != nullptr);
+    in_hand_ = nullptr;
+    wire::ResultFrame result;
+    result.header = header;
+    result.timings.assign(timings.begin(), timings.end());
+    result.items = std::move(results_);
+    results_ = {};
+    return wire::encode_result(result);
+}
+
+void Sampler::abandon() {
+    CL_ASSERT(in_hand_ != nullptr);
+    if (batch_rows_ != 0 && !head_done_) head_.abandon();
+    in_hand_ = nullptr;
+}
+
+void Sampler::forget(size_t share) { (void)share; }
+
+}  // namespace chatloop

@@ -1,0 +1,154 @@
+// Data plane of the worker: frames come in by number, run in arrival order, and go on.
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
+#include "chatloop/worker/worker.hpp"
+
+namespace chatloop {
+
+namespace {
+
+uint32_t clamp_us(TimeUs us) {
+    return static_cast<uint32_t>(std::clamp<TimeUs>(us, 0, UINT32_MAX));
+}
+
+// The budget that is left after this hop, in whole milliseconds; 0 means no deadline, so at least 1.
+uint32_t budget_left(uint32_t budget_ms, TimeUs spent_us) {
+    if (budget_ms == 0) return 0;
+    const TimeUs left = budget_ms - spent_us / kMillisecondUs;
+    return static_cast<uint32_t>(std::max<TimeUs>(left, 1));
+}
+
+}  // namespace
+
+void Worker::on_data(Message bytes, TimeUs now) { accept(std::move(bytes), next_arrival_++, now); }
+
+// Rule 3 of docs/protocol.md. The arrival of a frame that comes from this process's own stage is the
+// one it had there, so that the older frame's units run first.
+void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
+    const Result<wire::FrameHeader> header = wire::decode_header(bytes.bytes());
+    if (!header) {
+        ++counters_.headers_bad;
+        return;
+    }
+    RouterSession* session = session_of_router(header->router);
+    if (session == nullptr || header->destination != config_.incarnation ||
+        header->type != wire::kFrameData) {
+        ++counters_.frames_misdirected;
+        return;
+    }
+    if (header->generation <= session->fenced_through) {
+        ++counters_.frames_fenced;
+        return;
+    }
+    const auto route = session->routes.find(header->generation);
+    if (route == session->routes.end())
+        return refuse(*session, *header, 0, wire::GapReason::kUnknownGeneration);
+    const auto hop = std::find_if(
+        route->second.hops.begin(), route->second.hops.end(),
+        [&](const InstalledHop& h) { return h.hop.hop == header->hop; });
+    if (hop == route->second.hops.end())
+        return refuse(*session, *header, 0, wire::GapReason::kMalformed);
+    if (header->number <= hop->accepted) {
+        ++counters_.frames_duplicate;
+        return;
+    }
+    if (header->number != hop->accepted + 1)
+        return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kNumber);
+    auto decoded = wire::decode_frame(*header, bytes.bytes());
+    if (const auto* error = std::get_if<wire::FrameError>(&decoded)) {
+        return refuse(*session, *header, hop->accepted + 1,
+                      error->body_crc ? wire::GapReason::kBodyCrc : wire::GapReason::kMalformed);
+    }
+    if (session->queue.size() >= 2 * config_.hello.share.frames)
+        return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kMalformed);
+    ++hop->accepted;
+    FrameInHand in_hand;
+    in_hand.frame = std::move(std::get<wire::DataFrame>(decoded));
+    in_hand.bytes = std::move(bytes);
+    in_hand.hop = hop->hop;
+    in_hand.arrival = arrival;
+    in_hand.accepted_at = now;
+    session->queue.push_back(std::move(in_hand));
+}
+
+void Worker::refuse(RouterSession& session, const wire::FrameHeader& header, FrameNumber expected,
+                    wire::GapReason reason) {
+    ++counters_.frames_gap;
+    send(session, wire::Gap{header.generation, header.hop, expected, header.number, reason});
+}
+
+bool Worker::has_work() const {
+    return stage_.current || sampler_.current ||
+           std::any_of(sessions_.begin(), sessions_.end(),
+                       [](const RouterSession& s) { return !s.queue.empty(); });
+}
+
+// Takes the next queued frame of that role, one router after the other.
+void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
+    if (role.current || role.executor == nullptr) return;
+    for (size_t i = 0; i < sessions_.size(); ++i) {
+        RouterSession& session = sessions_[(next_session_ + i) % sessions_.size()];
+        const auto frame = std::find_if(
+            session.queue.begin(), session.queue.end(),
+            [&](const FrameInHand& f) { return f.hop.role == role_bit; });
+        if (frame == session.queue.end()) continue;
+        role.current = std::move(*frame);
+        session.queue.erase(frame);
+        role.share = session.share;
+        role.current->started_at = now;
+        role.executor->begin(role.share, *role.current);
+        next_session_ = session.share + 1;
+        return;
+    }
+}
+
+void Worker::run_unit(TimeUs now) {
+    CL_ASSERT(running_ == nullptr);
+    start_next(stage_, wire::kRoleStage, now);
+    start_next(sampler_, wire::kRoleSampler, now);
+    if (!stage_.current && !sampler_.current) return;
+    const bool sampler_first =
+        !stage_.current || (sampler_.current && sampler_.current->arrival < stage_.current->arrival);
+    running_ = sampler_first ? &sampler_ : &stage_;
+    unit_started_at_ = now;
+    running_->unit_finished_frame = running_->executor->run_unit();
+}
+
+void Worker::unit_done(TimeUs now) {
+    if (running_ == nullptr) return;
+    RoleState& role = *running_;
+    running_ = nullptr;
+    role.current->busy_us += now - unit_started_at_;
+    if (role.unit_finished_frame) forward(role, now);
+}
+
+void Worker::forward(RoleState& role, TimeUs now) {
+    FrameInHand done = std::move(*role.current);
+    role.current.reset();
+    RouterSession& session = sessions_[role.share];
+    InstalledRoute& route = session.routes.at(done.frame.header.generation);
+    const auto hop =
+        std::find_if(route.hops.begin(), route.hops.end(),
+                     [&](const InstalledHop& h) { return h.hop.hop == done.hop.hop; });
+    CL_ASSERT(hop != route.hops.end());
+
+    wire::FrameHeader header = done.frame.header;
+    header.hop = static_cast<uint8_t>(header.hop + 1);
+    header.destination = hop->hop.next;
+    header.budget_ms = budget_left(header.budget_ms, now - done.accepted_at);
+    header.type = done.hop.role == wire::kRoleSampler ? wire::kFrameResult : wire::kFrameData;
+    std::vector<wire::HopTiming> timings = done.frame.timings;
+    timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
+
+    Message next(role.executor->finish(header, timings));
+    ++counters_.frames_executed;
+    hop->forwarded = header.number;
+    if (hop->link == 0) {
+        accept(std::move(next), done.arrival, now);
+    } else {
+        outbox_.send_data(hop->link, std::move(next));
+    }
+}
+
+}  // namespace chatloop
