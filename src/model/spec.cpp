@@ -20,6 +20,7 @@ constexpr int32_t kHeadDimMax = 1024;
 constexpr int32_t kVocabMax = 1 << 22;
 constexpr int32_t kContextMax = static_cast<int32_t>(kSequenceBlocksMax) * 64;
 constexpr size_t kStopIdsMax = 256;
+constexpr size_t kTokenizerFilesMax = 16;
 constexpr int64_t kFileBytesMax = int64_t{1} << 48;
 constexpr uintmax_t kMetadataBytesMax = 4u << 20;
 constexpr int kDepthMax = 4;
@@ -145,6 +146,19 @@ Status read_head(const json& object, const std::string& source, ModelSpec& spec)
     return in.finish();
 }
 
+Status read_tokenizer_files(const json& array, const std::string& source, ModelSpec& spec) {
+    for (const json& element : array) {
+        FieldReader in(element, source + ": tokenizer");
+        FileEntry entry;
+        entry.file = in.text("file");
+        entry.bytes = static_cast<uint64_t>(in.integer("bytes", 1, kFileBytesMax));
+        entry.sha256 = in.hex("sha256", 64);
+        if (Status status = in.finish(); !status) return status;
+        spec.tokenizer_files.push_back(std::move(entry));
+    }
+    return Ok{};
+}
+
 }  // namespace
 
 Result<ModelSpec> parse_spec(std::string_view text, const std::string& source) {
@@ -161,11 +175,18 @@ Result<ModelSpec> parse_spec(std::string_view text, const std::string& source) {
     const json* origin = in.object("source");
     const json* partitions = in.array("partitions", 1, static_cast<size_t>(spec.n_layers));
     const json* head = in.object("head");
+    const bool lists_tokenizer = in.has("tokenizer");
+    const json* tokenizer =
+        lists_tokenizer ? in.array("tokenizer", 0, kTokenizerFilesMax) : nullptr;
     if (Status status = in.finish(); !status) return status.error();
 
     if (Status status = read_source(*origin, source, spec); !status) return status.error();
     if (Status status = read_head(*head, source, spec); !status) return status.error();
     if (Status status = read_partitions(*partitions, source, spec); !status) return status.error();
+    if (tokenizer != nullptr) {
+        Status status = read_tokenizer_files(*tokenizer, source, spec);
+        if (!status) return status.error();
+    }
     return spec;
 }
 

@@ -26,10 +26,10 @@ struct PartitionEntry {
     std::string sha256;  // 64 hex digits
 };
 
-struct HeadEntry {
+struct FileEntry {
     std::string file;
     uint64_t bytes = 0;
-    std::string sha256;
+    std::string sha256;  // 64 hex digits
 };
 
 struct ModelSpec {
@@ -65,7 +65,8 @@ struct ModelSpec {
     std::vector<int32_t> stop_ids;
 
     std::vector<PartitionEntry> partitions;  // contiguous from layer 0 to n_layers
-    HeadEntry head;
+    FileEntry head;
+    std::vector<FileEntry> tokenizer_files;  // relative to the model directory; may be empty
 
     int32_t q_width() const { return n_heads * head_dim; }
     int32_t kv_width() const { return n_kv_heads * head_dim; }
