@@ -1,0 +1,203 @@
+"""An independent f64 forward pass of the llama architecture, straight from a GGUF file.
+
+It shares no code with the splitter or the C++ side: it reads the file's native layout (rotated
+neighbours, blocks as ggml stores them) and does everything in f64, except that it rounds where
+docs/numerics.md says that values are quantized: activations to int8 per group of 32 (rule 1), keys
+and values to f16 (rule 7). So it tells apart what f32 arithmetic costs from what is a mistake.
+
+    logits(path, ids) -> (n, vocabulary) f64      nll(path, ids) -> (n - 1,) f64
+    bound(path, ids)  -> (n,) f64, see there
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+from gguf import GGUFReader
+
+GROUP = 32
+UNIT_ROUNDOFF_F32 = 2.0 ** -24
+# bound(): independent perturbed runs, and how far beyond the worst of them f32 may lie.
+PERTURBED_RUNS = 3
+BOUND_FACTOR = 4.0
+
+
+class Weight:
+    """values (N, K) f64; reads_int8: the matrix is quantized, so its input is rounded to int8."""
+
+    def __init__(self, tensor):
+        rows = int(np.prod(tensor.shape[1:], dtype=np.int64))
+        kind = tensor.tensor_type.name
+        raw = np.asarray(tensor.data).reshape(-1).view(np.uint8)
+        self.reads_int8 = kind.startswith("Q")
+        self.values = _DECODERS[kind](raw).reshape(rows, -1)
+
+
+def _scale(blocks: np.ndarray, byte: int) -> np.ndarray:
+    return blocks[:, byte:byte + 2].copy().view("<f2").astype(np.float64)
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    return np.hstack([packed & 15, packed >> 4]).astype(np.float64)
+
+
+def _decode_q4_0(raw: np.ndarray) -> np.ndarray:
+    blocks = raw.reshape(-1, 18)
+    return _scale(blocks, 0) * (_nibbles(blocks[:, 2:]) - 8)
+
+
+def _decode_q4_1(raw: np.ndarray) -> np.ndarray:
+    blocks = raw.reshape(-1, 20)
+    return _scale(blocks, 0) * _nibbles(blocks[:, 4:]) + _scale(blocks, 2)
+
+
+def _decode_q8_0(raw: np.ndarray) -> np.ndarray:
+    blocks = raw.reshape(-1, 34)
+    return _scale(blocks, 0) * blocks[:, 2:].view(np.int8)
+
+
+_DECODERS = {
+    "F32": lambda raw: raw.view("<f4").astype(np.float64),
+    "F16": lambda raw: raw.view("<f2").astype(np.float64),
+    "BF16": lambda raw: (raw.view("<u2").astype(np.uint32) << 16).view("<f4").astype(np.float64),
+    "Q4_0": _decode_q4_0, "Q4_1": _decode_q4_1, "Q8_0": _decode_q8_0,
+}
+
+
+class Noise:
+    """Adds errors of the size that f32 rounding makes; without a generator it adds none."""
+
+    def __init__(self, generator: np.random.Generator | None = None):
+        self._generator = generator
+
+    def __call__(self, y: np.ndarray, terms: int) -> np.ndarray:
+        """y (..., n), each value the sum of a chain of `terms` roundings.
+
+        A chain's partial sums are about as large as the sums themselves, individually or (where a
+        sum cancels) as the row's rms; independent roundings add up as the root of their number.
+        """
+        if self._generator is None:
+            return y
+        size = np.hypot(y, np.sqrt(np.mean(y * y, axis=-1, keepdims=True)))
+        step = UNIT_ROUNDOFF_F32 * math.sqrt(terms) * size
+        return y + step * self._generator.standard_normal(y.shape)
+
+
+class Model:
+    def __init__(self, path: str):
+        reader = GGUFReader(path)
+        arch = reader.get_field("general.architecture").contents()
+        assert arch == "llama", arch
+
+        def key(name, default=None):
+            field = reader.get_field(f"{arch}.{name}")
+            return default if field is None else field.contents()
+
+        self.n_layers = key("block_count")
+        self.n_heads = key("attention.head_count")
+        self.n_kv_heads = key("attention.head_count_kv", self.n_heads)
+        self.eps = float(key("attention.layer_norm_rms_epsilon"))
+        hidden = key("embedding_length")
+        self.head_dim = key("attention.key_length", hidden // self.n_heads)
+        self.rot_dim = key("rope.dimension_count", self.head_dim)
+        assert key("rope.scaling.type", "none") == "none", "the oracle knows plain RoPE only"
+        self.rope_base = float(key("rope.freq_base", 10000.0))
+        self.weights = {tensor.name: Weight(tensor) for tensor in reader.tensors}
+        # Where a GGUF has no output matrix the embedding serves as one.
+        self.weights.setdefault("output.weight", self.weights["token_embd.weight"])
+
+    def logits(self, ids: list[int], noise: Noise = Noise()) -> np.ndarray:
+        x = self.weights["token_embd.weight"].values[np.asarray(ids)]
+        rotation = self._rotation(len(ids))
+        for layer in range(self.n_layers):
+            x = self._layer(layer, x, rotation, noise)
+        return self._matmul("output.weight", self._norm("output_norm", x, noise), noise)
+
+    def _layer(self, layer: int, x: np.ndarray, rotation: np.ndarray, noise: Noise) -> np.ndarray:
+        name = f"blk.{layer}."
+        xb = self._norm(name + "attn_norm", x, noise)
+        q, k, v = (self._matmul(f"{name}attn_{which}.weight", xb, noise) for which in "qkv")
+        att = self._attention(q, k, v, rotation, noise)
+        x = noise(x + self._matmul(name + "attn_output.weight", att, noise), 1)
+        xb = self._norm(name + "ffn_norm", x, noise)
+        gate = self._matmul(name + "ffn_gate.weight", xb, noise)
+        up = self._matmul(name + "ffn_up.weight", xb, noise)
+        h = noise(gate / (1 + np.exp(-gate)) * up, 4)
+        return noise(x + self._matmul(name + "ffn_down.weight", h, noise), 1)
+
+    def _matmul(self, name: str, x: np.ndarray, noise: Noise) -> np.ndarray:
+        weight = self.weights[name]
+        if not weight.reads_int8:
+            return noise(self._biased(name, x @ weight.values.T), x.shape[1])
+        y = quantize_rows(x) @ weight.values.T
+        return noise(self._biased(name, y), 2 * x.shape[1] // GROUP)
+
+    def _biased(self, name: str, y: np.ndarray) -> np.ndarray:
+        bias = self.weights.get(name.replace(".weight", ".bias"))
+        return y if bias is None else y + bias.values.reshape(-1)
+
+    def _norm(self, name: str, x: np.ndarray, noise: Noise) -> np.ndarray:
+        scale = 1 / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + self.eps)
+        return noise(x * scale * self.weights[name + ".weight"].values.reshape(-1), 4)
+
+    def _rotation(self, positions: int) -> np.ndarray:
+        """exp(i * angle), (positions, rot_dim / 2)."""
+        frequencies = self.rope_base ** (-np.arange(0, self.rot_dim, 2) / self.rot_dim)
+        return np.exp(1j * np.outer(np.arange(positions), frequencies))
+
+    def _rotate(self, heads: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+        """heads (n, heads, head_dim); neighbours (2j, 2j + 1) turn as one complex number."""
+        pairs = np.ascontiguousarray(heads[..., :self.rot_dim]).view(np.complex128)
+        turned = (pairs * rotation[:, None, :]).view(np.float64)
+        return np.concatenate([turned, heads[..., self.rot_dim:]], axis=-1)
+
+    def _attention(self, q, k, v, rotation: np.ndarray, noise: Noise) -> np.ndarray:
+        n = q.shape[0]
+        q = self._rotate(q.reshape(n, self.n_heads, -1), rotation) / math.sqrt(self.head_dim)
+        k = self._rotate(k.reshape(n, self.n_kv_heads, -1), rotation)
+        q, k = noise(q, 4), noise(k, 3)
+        k = to_f16(k)
+        v = to_f16(v.reshape(n, self.n_kv_heads, -1))
+        hidden = np.triu(np.ones((n, n), bool), 1)
+        out = np.empty((n, self.n_heads, self.head_dim))
+        for head in range(self.n_heads):
+            kv_head = head // (self.n_heads // self.n_kv_heads)
+            scores = noise(q[:, head] @ k[:, kv_head].T, self.head_dim)
+            scores[hidden] = -np.inf
+            p = np.exp(scores - scores.max(axis=1, keepdims=True))
+            out[:, head] = p @ v[:, kv_head] / p.sum(axis=1, keepdims=True)
+        return noise(out.reshape(n, -1), n)
+
+
+def quantize_rows(x: np.ndarray) -> np.ndarray:
+    """Rule 1: what an int8 or int4 matrix reads instead of x (n, K)."""
+    groups = x.reshape(x.shape[0], -1, GROUP)
+    amax = np.abs(groups).max(axis=-1, keepdims=True)
+    silent = amax < 1e-30
+    inverse = np.where(silent, 0.0, 127 / np.where(silent, 1.0, amax))
+    q = np.clip(np.rint(groups * inverse), -127, 127)
+    return (q * (amax / 127)).reshape(x.shape)
+
+
+def to_f16(x: np.ndarray) -> np.ndarray:
+    return np.clip(x, -65504, 65504).astype(np.float16).astype(np.float64)
+
+
+@functools.lru_cache(maxsize=1)
+def load(path: str) -> Model:
+    return Model(path)
+
+
+def logits(path: str, ids: list[int]) -> np.ndarray:
+    """Row i: the logits after ids[0..i]."""
+    return load(str(path)).logits(ids)
+
+
+def nll(path: str, ids: list[int]) -> np.ndarray:
+    """Natural-log NLL of ids[i + 1] given ids[0..i]."""
+    z = logits(path, ids)[:-1]
+    top = z.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
+    return log_sum - z[np.arange(len(z)), np.asarray(ids[1:])]
