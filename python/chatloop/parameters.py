@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict, Union
+from typing import Any, TypedDict
 
 
 class Parameters(TypedDict, total=False):
@@ -24,7 +24,7 @@ class Parameters(TypedDict, total=False):
     min_p: float | None
     typical_p: float | None
     seed: int | None
-    stop: Union[str, Iterable[str], None]
+    stop: str | Iterable[str] | None
     stop_token_ids: Iterable[int] | None
     echo: bool | None
     logprobs: int | None  # this many rivals beside each token; 0: the token's own only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import msgpack
 
@@ -77,8 +77,8 @@ class StatusMessage:
     info: dict[str, Any]
 
 
-RequestMessage = Union[Accepted, PieceMessage, PromptPiece, Done, Failure]
-RouterMessage = Union[RequestMessage, PongMessage, StatusMessage]
+RequestMessage: TypeAlias = Accepted | PieceMessage | PromptPiece | Done | Failure
+RouterMessage: TypeAlias = RequestMessage | PongMessage | StatusMessage
 
 
 # ---- client to router ----

@@ -189,7 +189,11 @@ class Request:
             prompt_logprobs=self._prompt_logprobs if self._wants("prompt_logprobs") else None,
             finish_reason=done.finish_reason,
             stop=done.stop,
-            usage=Usage(done.prompt_tokens, done.completion_tokens),
+            usage=Usage(
+                prompt_tokens=done.prompt_tokens,
+                completion_tokens=done.completion_tokens,
+                total_tokens=done.prompt_tokens + done.completion_tokens,
+            ),
             durations=Durations(done.queue_ms, done.prefill_ms, done.decode_ms),
             model=accepted.model,
             fingerprint=accepted.fingerprint,

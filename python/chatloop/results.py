@@ -34,10 +34,7 @@ class Piece:
 class Usage:
     prompt_tokens: int
     completion_tokens: int
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
+    total_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
