@@ -64,11 +64,6 @@ run_pytest() {  # FOLDER
         "${marks[@]}" --junitxml "$report" "$1"
 }
 
-run_check_tree() {
-    python3 scripts/check_tree.py --self-test --report "$report" &&
-        python3 scripts/check_tree.py --report "$report"
-}
-
 step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
 step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build_all
@@ -78,7 +73,7 @@ step 'split in 1' 'The line above names what the splitter refused.' split_model 
 CHATLOOP_TEST_MODEL=$(split_dir "$smollm2_gguf" 1)
 export CHATLOOP_TEST_MODEL CHATLOOP_TEST_GGUF=$smollm2_gguf CHATLOOP_BUILD=$build CHATLOOP_LONG=$long
 
-suite check_tree run_check_tree
+suite check_tree python3 scripts/check_tree.py --report "$build/reports/check_tree"
 for name in unit sim; do
     suite "$name" run_meson "$name"
 done

@@ -1,8 +1,8 @@
-"""A local cluster under supervisord: one router and one stage worker per partition, the sampler in the last.
+"""A local cluster under supervisord: a router, a stage per partition, the sampler in the last.
 
-    cluster.py start --build DIR --model DIR --run DIR    writes the configuration, starts, waits until ready
+    cluster.py start --build DIR --model DIR --run DIR    starts, waits until ready
     cluster.py stop --run DIR                             drains every process and ends supervisord
-    cluster.py status --run DIR                           one line per process; exit code 1 when none runs
+    cluster.py status --run DIR                           one line per process; 1 when none
 
 All of it is unprivileged and lies in the run folder. Errors are two lines: the cause and the cure.
 """
@@ -34,7 +34,7 @@ STAGE_PORT_FIRST = 7200
 PARTITIONS_MAX = 64
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
-SOCKET_PATH_BYTES_MAX = 90  # a unix socket's name has 107 bytes; supervisord appends its pid while it binds
+SOCKET_PATH_BYTES_MAX = 90  # of 107; supervisord appends its pid while it binds
 
 EXIT_MEANING = {
     64: "its configuration or model files are not valid",
@@ -114,8 +114,8 @@ def check_ports_free(ports):
             except OSError as error:
                 raise ClusterError(
                     f"port {port} on {HOST} is in use ({error.strerror})",
-                    "If it is a ChatLoop cluster of another clone, run that clone's scripts/stop.sh; "
-                    f"else end the program that `ss -ltnp 'sport = :{port}'` names.",
+                    "If a ChatLoop cluster of another clone has it, run that clone's scripts/stop.sh"
+                    f"; else end the program that `ss -ltnp 'sport = :{port}'` names.",
                 ) from error
 
 
@@ -168,7 +168,7 @@ def write_config(run, commands):
 
 
 def check_running(run, rpc):
-    """Raises when a process has ended or cannot start: with its last words and its exit code's meaning."""
+    """Raises when a process has ended: with its last words and its exit code's meaning."""
     for info in rpc.getAllProcessInfo():
         if info["statename"] in ("STARTING", "RUNNING"):
             continue
@@ -208,9 +208,9 @@ def wait_until_ready(run):
             time.sleep(0.02)
     finally:
         front.close()
-    seen = [worker["name"] for worker in status["workers"]] if status else "no answer of the router"
+    seen = [worker["name"] for worker in status["workers"]] if status else "no answer"
     raise ClusterError(
-        f"the cluster is not ready after {READY_TIMEOUT_S:.0f} s; workers that the router knows: {seen}",
+        f"not ready after {READY_TIMEOUT_S:.0f} s; the router knows these workers: {seen}",
         f"The logs: {run / 'log'}",
     )
 
@@ -221,7 +221,7 @@ def wait_until_ready(run):
 def start(args):
     if supervisor_pid(args.run):
         raise ClusterError(
-            f"a cluster of this clone is running already ({args.run})", "Run scripts/stop.sh first."
+            f"a cluster of this clone runs already ({args.run})", "Run scripts/stop.sh first."
         )
     commands = processes(args.build.resolve(), args.model.resolve())
     check_ports_free(port for _, _, ports in commands for port in ports)

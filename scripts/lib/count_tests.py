@@ -1,8 +1,8 @@
 """Prints "passed failed skipped" of one suite: count_tests.py REPORT EXIT_CODE.
 
-REPORT is what the suite left: meson's testlog (a JSON object per line and test program; the cases that
-doctest counted inside, else the program as one), pytest's JUnit XML, or a "N passed, N failed" line.
-A suite that failed, or left no report or no test at all, is never counted as good.
+REPORT is what the suite left: meson's testlog (a JSON object per line and test program; the cases
+that doctest counted inside, else the program as one), pytest's JUnit XML, or a "N passed, N failed"
+line. A suite that failed, or left no report or no test at all, is never counted as good.
 """
 
 import json
