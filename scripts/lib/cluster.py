@@ -114,7 +114,7 @@ def check_ports_free(ports):
             except OSError as error:
                 raise ClusterError(
                     f"port {port} on {HOST} is in use ({error.strerror})",
-                    "If a ChatLoop cluster of another clone has it, run that clone's scripts/stop.sh"
+                    "If another clone's ChatLoop cluster has it, run scripts/stop.sh there"
                     f"; else end the program that `ss -ltnp 'sport = :{port}'` names.",
                 ) from error
 
@@ -183,7 +183,7 @@ def check_running(run, rpc):
 
 
 def router_status(front):
-    """The router's view of the cluster (docs/protocol.md, STATUS), or None while it does not answer."""
+    """The router's view of the cluster (STATUS), or None while it does not answer."""
     front.send(msgpack.packb([PROTOCOL_VERSION, STATUS_REQUEST]))
     if not front.poll(500):
         return None
