@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages (main and security) that building, testing and running ChatLoop need.
+# Uses sudo when not root. When nothing is missing it asks dpkg only and returns at once.
+#   install_deps.sh            installs what is missing
+#   install_deps.sh --check    says what is missing; exit code 1 when something is
+set -euo pipefail
+
+packages=(
+    ca-certificates
+    ccache
+    cppzmq-dev
+    doctest-dev
+    g++
+    git
+    libcli11-dev
+    libisal-dev
+    libmsgpack-cxx-dev
+    librandom123-dev
+    libspdlog-dev
+    libxxhash-dev
+    libzmq3-dev
+    meson
+    ninja-build
+    nlohmann-json3-dev
+    pkg-config
+    procps
+    python3-dev
+    python3-venv
+)
+readonly cargo_minor_min=87  # of cargo 1.x, for the text crate
+
+cargo_is_new_enough() {
+    local version
+    version=$(cargo --version 2> /dev/null) || return 1
+    [[ $version =~ ^cargo\ 1\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= cargo_minor_min))
+}
+
+# A cargo in PATH serves when it is new enough; else the security suite's, which installs /usr/bin/cargo.
+if ! cargo_is_new_enough; then
+    packages+=(cargo-web rustc-web)
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    [[ $(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2> /dev/null) == ii* ]] || missing+=("$package")
+done
+
+if ((${#missing[@]} == 0)); then
+    echo "all ${#packages[@]} packages are installed"
+    exit 0
+fi
+if [[ ${1:-} == --check ]]; then
+    echo "missing: ${missing[*]}"
+    exit 1
+fi
+if ! command -v apt-get > /dev/null; then
+    echo "this system has no apt-get; install the counterparts of: ${missing[*]}" >&2
+    exit 1
+fi
+
+as_root=()
+if ((EUID != 0)); then
+    command -v sudo > /dev/null || {
+        echo "packages are missing and there is no sudo; run as root: scripts/install_deps.sh" >&2
+        exit 1
+    }
+    as_root=(sudo)
+fi
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}"
+hash -r
+cargo_is_new_enough || {
+    echo "$(command -v cargo) is older than 1.$cargo_minor_min; remove it from PATH or update it" >&2
+    exit 1
+}
