@@ -10,28 +10,31 @@ from tiny_gguf import HIDDEN, write_gguf
 
 REFERENCE = json.loads((Path(__file__).resolve().parents[1] / "data" /
                         "smollm2_reference.json").read_text())
-# The mean of 1023 differences whose rms is 0.10 has a standard error of 0.0031, or 0.14 % of the
-# mean NLL: rounding decides that much (see oracle.py). Measured: 0.33 %.
-NLL_TOLERANCE = 0.005
+# Rounding moves the NLL of a token by 0.10 rms (see oracle.py), so a mean over n of them by
+# 0.10 / sqrt(n); four times that is the tolerance. Over all 1024 ids the mean was measured once:
+# 2.2365 against llama.cpp's 2.2291, or 0.33 % and 2.4 standard errors.
+NLL_IDS = 256
+NLL_TOLERANCE = 4 * 0.10 / (NLL_IDS - 1) ** 0.5
 MARGIN_MIN = 0.3  # below, the reference itself says, another correct engine may choose otherwise
 IDS = [2, 3, 6, 7, 8, 4, 9, 5, 2, 2, 3, 8]
 
 
 def test_mean_nll_of_the_real_model(real_gguf):
-    found = oracle.nll(real_gguf, REFERENCE["perplexity"]["ids"])
-    assert found.mean() == pytest.approx(REFERENCE["perplexity"]["mean_nll"], rel=NLL_TOLERANCE)
+    found = oracle.nll(real_gguf, REFERENCE["perplexity"]["ids"][:NLL_IDS])
+    expected = np.mean(REFERENCE["perplexity"]["nll"][:NLL_IDS - 1])
+    assert found.mean() == pytest.approx(expected, abs=NLL_TOLERANCE)
 
 
 def test_greedy_choices_of_the_real_model(real_gguf):
     compared = 0
-    for row in REFERENCE["generations"]:
+    for row in REFERENCE["generations"][:4]:
         z = oracle.logits(real_gguf, row["prompt_ids"] + row["greedy_ids"][:-1])
         chosen = z[len(row["prompt_ids"]) - 1:].argmax(axis=1)
         for found, expected, margin in zip(chosen, row["greedy_ids"], row["margins"]):
             if margin >= MARGIN_MIN:
                 assert found == expected
                 compared += 1
-    assert compared > 300
+    assert compared > 80
 
 
 def with_swapped_rows(model, name):
