@@ -25,6 +25,8 @@ def refusal(capsys, model, output, *options):
     ("llama.attention.causal", False, "attention.causal"),
     ("llama.block_count", None, "llama.block_count is missing"),
     ("llama.block_count", 0, "llama.block_count = 0"),
+    ("llama.block_count", 1 << 24, "blk.16777215.attn_norm.weight is missing"),
+    ("llama.block_count", 3, "blk.3.attn_norm.weight is not supported"),
     ("llama.attention.head_count", [4, 4, 4, 4], "head_count = [4, 4, 4, 4]"),
     ("llama.attention.head_count_kv", 3, "3 KV heads"),
     ("llama.attention.value_length", 8, "value_length"),
