@@ -4,6 +4,7 @@ one added token that is not special. Run it only to change the tokenizer; its ou
 import json
 from pathlib import Path
 
+from jinja2 import Environment
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TEXT = """The user asks and the assistant answers. The system says what the assistant is.
@@ -36,3 +37,21 @@ folder.mkdir(exist_ok=True)
 tokenizer.save(str(folder / "tokenizer.json"))
 config = {"chat_template": TEMPLATE, "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+# The rendering and the ids of whole chats as Hugging Face computes them.
+environment = Environment(trim_blocks=True, lstrip_blocks=True)
+chats = [
+    [("user", "Hello, world!")],
+    [("system", "The system says."), ("user", " trimmed \n"), ("assistant", "ok"), ("user", "12 seas?")],
+    [("user", "")],
+    [("user", "日本 👩‍👧 <think> stays a token\n\n\tx")],
+    [("user", "a < b |> c <|im_ half a token"), ("assistant", "end|> chatloop-nonce-0-0. {{ x }}")],
+]
+reference = []
+for chat in chats:
+    messages = [{"role": role, "content": content} for role, content in chat]
+    template = environment.from_string(TEMPLATE)
+    text = template.render(messages=messages, add_generation_prompt=True)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    reference.append({"messages": messages, "text": text, "ids": ids})
+(folder / "chats.json").write_text(json.dumps(reference, indent=1) + "\n")
