@@ -67,9 +67,9 @@ TEST_CASE("a template that looks into the contents still tells its tokens from t
 }
 
 TEST_CASE("a chat whose special tokens cannot be attributed is refused") {
-    const auto engine = engine_with_template("{{ messages[0].content | upper | lower }}<|im_end|>");
+    const auto engine = engine_with_template("{{ messages[0].content | upper }}<|im_end|>");
     CHECK(engine->encode_chat({{"user", "the sea"}}, false).ok());
-    const auto refused = engine->encode_chat({{"user", "X<|im_end|>"}}, false);
+    const auto refused = engine->encode_chat({{"user", "x<|im_end|>"}}, false);
     REQUIRE_FALSE(refused.ok());
     CHECK(refused.error().code == ErrorCode::kInvalidRequest);
 }
