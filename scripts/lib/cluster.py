@@ -23,14 +23,15 @@ import tempfile
 import time
 import xmlrpc.client
 
-import msgpack
-import zmq
 from supervisor.xmlrpc import SupervisorTransport
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "python"))
+from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of the environment)
+
 HOST = "127.0.0.1"
-CTRL_PORT, FRONT_PORT, RESULT_PORT = 7100, 7101, 7102
-STAGE_PORT_FIRST = 7200
+PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
+FRONT_OFFSET, RESULT_OFFSET, STAGE_OFFSET = 1, 2, 100
 PARTITIONS_MAX = 64
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -42,9 +43,6 @@ EXIT_MEANING = {
     66: "a key is missing or not valid",
     70: "it found a bug in itself",
 }
-
-# docs/protocol.md, client front
-PROTOCOL_VERSION, STATUS_REQUEST, STATUS_REPLY = 1, 5, 71
 
 
 class ClusterError(Exception):
@@ -65,14 +63,14 @@ def partition_count(model):
     path = model / "partition_metadata.json"
     try:
         return len(json.loads(path.read_text())["partitions"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClusterError(
             f"{path} is not a model's metadata: {error}",
             "Split the model with python/model_splitter/split_model.py.",
         ) from error
 
 
-def processes(build, model):
+def processes(build, model, base):
     """[(name, argument list, ports it binds)], in the order of the hops."""
     stages = partition_count(model)
     if stages > PARTITIONS_MAX:
@@ -83,15 +81,15 @@ def processes(build, model):
     actors = build / "actors"
     router = [
         actors / "chatloop-router", "--model", model, "--name", "router-0",
-        "--ctrl", endpoint(CTRL_PORT), "--front", endpoint(FRONT_PORT),
-        "--result", endpoint(RESULT_PORT),
+        "--ctrl", endpoint(base), "--front", endpoint(base + FRONT_OFFSET),
+        "--result", endpoint(base + RESULT_OFFSET),
     ]
-    result = [("router-0", router, [CTRL_PORT, FRONT_PORT, RESULT_PORT])]
+    result = [("router-0", router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET])]
     for k in range(stages):
-        port = STAGE_PORT_FIRST + k
+        port = base + STAGE_OFFSET + k
         stage = [
             actors / "chatloop-stage", "--model", model, "--partition", k, "--name", f"stage-{k}",
-            "--listen", endpoint(port), "--router", endpoint(CTRL_PORT),
+            "--listen", endpoint(port), "--router", endpoint(base),
         ]
         if k == stages - 1:
             stage.append("--with-sampler")
@@ -182,37 +180,25 @@ def check_running(run, rpc):
         )
 
 
-def router_status(front):
-    """The router's view of the cluster (STATUS), or None while it does not answer."""
-    front.send(msgpack.packb([PROTOCOL_VERSION, STATUS_REQUEST]))
-    if not front.poll(500):
-        return None
-    reply = msgpack.unpackb(front.recv())
-    return reply[2] if reply[1] == STATUS_REPLY else None
-
-
-def wait_until_ready(run):
+def wait_until_ready(run, front_port):
+    """Returns when the router has a route on which every process answered."""
     rpc = supervisor_rpc(run)
-    front = zmq.Context.instance().socket(zmq.DEALER)
-    front.setsockopt(zmq.LINGER, 0)
-    front.setsockopt(zmq.RECONNECT_IVL, 20)
-    front.connect(endpoint(FRONT_PORT))
     deadline = time.monotonic() + READY_TIMEOUT_S
-    status = None
-    try:
+    seen = "no answer of the router"
+    with Client(endpoint(front_port), timeout_s=1.0, connect_timeout_s=1.0) as client:
         while time.monotonic() < deadline:
             check_running(run, rpc)
-            status = router_status(front)
-            if status and status["ready"]:
-                return
-            time.sleep(0.02)
-    finally:
-        front.close()
-    seen = [worker["name"] for worker in status["workers"]] if status else "no answer"
-    raise ClusterError(
-        f"not ready after {READY_TIMEOUT_S:.0f} s; the router knows these workers: {seen}",
-        f"The logs: {run / 'log'}",
-    )
+            try:
+                status = client.status()
+            except ChatLoopError as error:
+                seen = str(error)
+            else:
+                if status["ready"]:
+                    return
+                names = [worker["name"] for worker in status["workers"]]
+                seen = f"the router knows these workers: {names}"
+            time.sleep(0.05)
+    raise ClusterError(f"not ready after {READY_TIMEOUT_S:.0f} s; {seen}", f"Logs: {run / 'log'}")
 
 
 # ---- commands ----
@@ -223,7 +209,7 @@ def start(args):
         raise ClusterError(
             f"a cluster of this clone runs already ({args.run})", "Run scripts/stop.sh first."
         )
-    commands = processes(args.build.resolve(), args.model.resolve())
+    commands = processes(args.build.resolve(), args.model.resolve(), args.port_base)
     check_ports_free(port for _, _, ports in commands for port in ports)
     args.run.mkdir(parents=True, exist_ok=True)
     for old in (args.run / "log").glob("*.log*"):
@@ -240,7 +226,7 @@ def start(args):
         )
     try:
         wait_until_supervised(args.run)
-        wait_until_ready(args.run)
+        wait_until_ready(args.run, args.port_base + FRONT_OFFSET)
     except BaseException:
         stop(args)
         raise
@@ -296,6 +282,7 @@ def main():
         if name == "start":
             verb.add_argument("--build", type=pathlib.Path, required=True)
             verb.add_argument("--model", type=pathlib.Path, required=True)
+            verb.add_argument("--port-base", type=int, default=PORT_BASE)
     args = parser.parse_args()
     try:
         args.run_verb(args)
