@@ -8,10 +8,13 @@ All of it is unprivileged and lies in the run folder. Errors are two lines: the 
 """
 
 import argparse
+import contextlib
 import hashlib
+import http.client
 import json
 import os
 import pathlib
+import re
 import resource
 import shlex
 import signal
@@ -30,6 +33,7 @@ sys.path.insert(0, str(REPO / "python"))
 from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of the environment)
 
 HOST = "127.0.0.1"
+ROUTER = "router-0"
 PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
 FRONT_OFFSET, RESULT_OFFSET, STAGE_OFFSET = 1, 2, 100
 PARTITIONS_MAX = 64
@@ -80,11 +84,11 @@ def processes(build, model, base):
         )
     actors = build / "actors"
     router = [
-        actors / "chatloop-router", "--model", model, "--name", "router-0",
+        actors / "chatloop-router", "--model", model, "--name", ROUTER,
         "--ctrl", endpoint(base), "--front", endpoint(base + FRONT_OFFSET),
         "--result", endpoint(base + RESULT_OFFSET),
     ]
-    result = [("router-0", router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET])]
+    result = [(ROUTER, router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET])]
     for k in range(stages):
         port = base + STAGE_OFFSET + k
         stage = [
@@ -165,18 +169,30 @@ def write_config(run, commands):
     return config
 
 
+def last_exit(run, name):
+    """(how the process ended last, its exit code or None), as supervisord logged it."""
+    pattern = re.compile(rf"exited: {re.escape(name)} \((exit status (\d+)|terminated by \w+)")
+    log = (run / "log" / "supervisord.log").read_text(errors="replace")
+    ends = pattern.findall(log)
+    if not ends:
+        return "it did not start", None
+    how, code = ends[-1]
+    return how, int(code) if code else None
+
+
 def check_running(run, rpc):
     """Raises when a process has ended: with its last words and its exit code's meaning."""
     for info in rpc.getAllProcessInfo():
         if info["statename"] in ("STARTING", "RUNNING"):
             continue
-        log = run / "log" / f"{info['name']}.log"
+        name = info["name"]
+        log = run / "log" / f"{name}.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
-        status = info["exitstatus"]
-        meaning = EXIT_MEANING.get(status, f"exit code {status}, {info['statename']}")
+        how, code = last_exit(run, name)
         raise ClusterError(
-            f"{info['name']} ended: {meaning}. It said: {said}", f"Its whole log: {log}"
+            f"{name} ended ({how}): {EXIT_MEANING.get(code, 'unexpected')}. It said: {said}",
+            f"Its whole log: {log}",
         )
 
 
@@ -239,19 +255,26 @@ def wait_until_supervised(run):
         try:
             if supervisor_pid(run) and supervisor_rpc(run).getState()["statename"] == "RUNNING":
                 return
-        except (OSError, xmlrpc.client.Error):
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             pass
         time.sleep(0.02)
     raise ClusterError("supervisord does not answer", f"Its log: {run / 'log' / 'supervisord.log'}")
 
 
 def stop(args):
-    """supervisord passes TERM on, waits for the drains and ends last. Nothing to stop is fine."""
+    """The router drains first, then the stages at once, supervisord ends last. No cluster is fine."""
     pid = supervisor_pid(args.run)
     if pid is None:
         return
-    os.kill(pid, signal.SIGTERM)
+    try:
+        rpc = supervisor_rpc(args.run)
+        rpc.stopProcess(ROUTER)
+        rpc.stopAllProcesses()
+    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+        pass  # not there yet, or on its way out; TERM does the same, a second for each process
     deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     while supervisor_pid(args.run):
         if time.monotonic() > deadline:
             raise ClusterError(
@@ -267,7 +290,7 @@ def status(args):
             f"no cluster runs in {args.run}", "Start one: scripts/quickstart.sh --keep"
         )
     for info in supervisor_rpc(args.run).getAllProcessInfo():
-        print(f"{info['name']:12} {info['statename']:10} {info['description']}")
+        print(f"{info['name']:12} {info['statename']:10} pid {info['pid']:<8} {info['description']}")
 
 
 def main():

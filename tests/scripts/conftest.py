@@ -16,14 +16,14 @@ FAKE_ROUTER = """#!{python}
 import sys, msgpack, zmq
 front = zmq.Context().socket(zmq.ROUTER)
 front.bind(sys.argv[sys.argv.index("--front") + 1])
-info = {{"router": "router-0", "model": "m", "fingerprint": "0" * 16, "ready": True,
-        "workers": [], "running": 0, "waiting": 0}}
+info = {"router": "router-0", "model": "m", "fingerprint": "0" * 16, "ready": True,
+        "workers": [], "running": 0, "waiting": 0}
 while True:
     peer, body = front.recv_multipart()
     if msgpack.unpackb(body)[1] == 5:
         front.send_multipart([peer, msgpack.packb([1, 71, info])])
 """
-FAKE_STAGE = "#!/bin/sh\nexec sleep 600\n"
+FAKE_STAGE = "#!{python}\nimport signal\nsignal.pause()\n"
 
 
 class LocalCluster:
@@ -35,13 +35,13 @@ class LocalCluster:
         self.model.mkdir()
         metadata = {"partitions": [{"file": f"partition_{k}"} for k in range(partitions)]}
         (self.model / "partition_metadata.json").write_text(json.dumps(metadata))
-        self.write_actor("chatloop-router", FAKE_ROUTER.format(python=sys.executable))
+        self.write_actor("chatloop-router", FAKE_ROUTER)
         self.write_actor("chatloop-stage", FAKE_STAGE)
         self.port_base = free_port_base(partitions)
 
     def write_actor(self, name, text):
         path = self.build / "actors" / name
-        path.write_text(text)
+        path.write_text(text.replace("{python}", sys.executable))
         path.chmod(0o755)
 
     def run(self, verb):
