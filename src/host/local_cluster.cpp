@@ -102,7 +102,11 @@ void LocalCluster::attach_client(const std::string& name,
 }
 
 void LocalCluster::send(const std::string& client, const wire::ClientBody& body) {
-    bus_.send_front(client, kRouterName, wire::encode_client(body));
+    send_bytes(client, wire::encode_client(body));
+}
+
+void LocalCluster::send_bytes(const std::string& client, std::vector<uint8_t> bytes) {
+    bus_.send_front(client, kRouterName, std::move(bytes));
 }
 
 void LocalCluster::tick(TimeUs now) {

@@ -46,6 +46,7 @@ public:
     void attach_client(const std::string& name,
                        std::function<void(const wire::RouterBody&, TimeUs)> on_message);
     void send(const std::string& client, const wire::ClientBody& body);
+    void send_bytes(const std::string& client, std::vector<uint8_t> bytes);
 
     void tick(TimeUs now);
     TimeUs next_timer() const;

@@ -1,5 +1,9 @@
-// Text to token ids and back, and chat templates: the reference implementations (Hugging Face
-// tokenizers, minijinja) behind a small interface, so that tests and the simulator can stand in.
+// Text to token ids and back: the tokenizer and the chat template of one model. An interface, so
+// that tests and the simulator can put their own in its place; load_text_engine() gives the one
+// over Hugging Face's tokenizers and minijinja (the crate text/). No call starts a thread.
+//
+// Errors: kNotUtf8, kInvalidRequest (the template refused the chat, or needs too much work),
+// kBadFile (load only), kInternal.
 #pragma once
 
 #include <cstdint>
@@ -14,36 +18,44 @@
 namespace chatloop {
 
 struct ChatMessage {
-    std::string role;
+    std::string role;  // 1 to 64 letters, digits, '_' or '-'
     std::string content;
 };
 
-// The incremental detokenizer of one sequence.
+// The incremental detokenizer of one sequence. All that it returns is together the text of all ids.
 class TextStream {
 public:
     virtual ~TextStream() = default;
-    // The text that became complete with this id: whole UTF-8, may be empty.
+
+    // The text that became complete: whole characters, often none. An id without a token is none.
     virtual Result<std::string> push(uint32_t id) = 0;
-    // What was held back; U+FFFD stands for bytes that never became a character.
+
+    // What was held back, incomplete bytes as U+FFFD. Then the stream starts anew.
     virtual std::string finish() = 0;
 };
 
 class TextEngine {
 public:
     virtual ~TextEngine() = default;
-    // Special tokens in `text` stay text.
+
+    // Special tokens spelled in the text stay text. What the tokenizer puts around every text
+    // (a BOS token, in some models) is included.
     virtual Result<std::vector<uint32_t>> encode_plain(std::string_view text) const = 0;
-    // The chat template's own special tokens are tokens; those in message contents stay text.
+
+    // The ids of render_chat(), with special tokens where the template wrote them and text where a
+    // message spells them.
     virtual Result<std::vector<uint32_t>> encode_chat(const std::vector<ChatMessage>& messages,
                                                       bool add_generation_prompt) const = 0;
     virtual Result<std::string> render_chat(const std::vector<ChatMessage>& messages,
                                             bool add_generation_prompt) const = 0;
+
     virtual std::unique_ptr<TextStream> stream(bool skip_special) const = 0;
     virtual Result<std::string> decode(std::span<const uint32_t> ids, bool skip_special) const = 0;
-    virtual int32_t vocab_size() const = 0;
+
+    virtual int32_t vocab_size() const = 0;  // every id is below it
 };
 
-// `tokenizer_dir` holds tokenizer.json and tokenizer_config.json.
+// Reads tokenizer.json and, where they exist, tokenizer_config.json and chat_template.jinja.
 Result<std::unique_ptr<TextEngine>> load_text_engine(const std::string& tokenizer_dir);
 
 }  // namespace chatloop

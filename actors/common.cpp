@@ -1,0 +1,162 @@
+#include "common.hpp"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "chatloop/model/fingerprint.hpp"
+
+namespace chatloop::actors {
+
+namespace {
+
+std::string log_actor;
+bool log_info = true;
+
+std::string timestamp() {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+    const std::time_t seconds = static_cast<std::time_t>(ms / 1000);
+    std::tm utc{};
+    gmtime_r(&seconds, &utc);
+    char text[32];
+    const size_t n = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
+    std::snprintf(text + n, sizeof text - n, ".%03dZ", static_cast<int>(ms % 1000));
+    return text;
+}
+
+}  // namespace
+
+ExitCode exit_code(const Error& error) {
+    if (error.code == ErrorCode::kPortInUse) return kPortInUse;
+    if (error.code == ErrorCode::kInternal) return kInternal;
+    return kConfig;
+}
+
+void die(const std::string& actor, const Error& error) {
+    std::fprintf(stderr, "%s: %s\n", actor.c_str(), error.message.c_str());
+    std::exit(exit_code(error));
+}
+
+void start_log(const std::string& actor, const std::string& level) {
+    log_actor = actor;
+    log_info = level != "warn";
+    const int flags = fcntl(STDERR_FILENO, F_GETFL);
+    // A file never blocks for long; a pipe or terminal whose reader is stuck must not stop the loop.
+    if (flags >= 0 && !isatty(STDERR_FILENO)) fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK);
+}
+
+void log_line(char level, const std::string& message, const std::string& request_id) {
+    if (level == 'i' && !log_info) return;
+    nlohmann::ordered_json line;
+    line["timestamp"] = timestamp();
+    line["level"] = level == 'i' ? "info" : "warn";
+    line["target"] = log_actor;
+    line["message"] = message;
+    if (!request_id.empty()) line["span"]["request_id"] = request_id;
+    const std::string text =
+        line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+    (void)written;  // dropped when the reader does not keep up
+}
+
+Result<const kernel::Kernels*> choose_kernels(const std::string& name) {
+    const kernel::CpuFeatures features = kernel::cpu_features();
+    if (!features.avx2 || !features.fma || !features.f16c) {
+        return Error{ErrorCode::kUnsupported,
+                     "this CPU lacks AVX2, FMA or F16C, which ChatLoop needs; use a machine with "
+                     "an Intel Haswell, AMD Excavator or newer CPU (in a VM: pass the host CPU)"};
+    }
+    const kernel::Kernels* kernels = kernel::find_kernels(name.c_str(), features);
+    if (kernels == nullptr)
+        return Error{ErrorCode::kUnsupported,
+                     "--kernels " + name + " is not one of auto, avx2, reference"};
+    if (!kernel::mxcsr_is_default())
+        return Error{ErrorCode::kUnsupported,
+                     "the floating-point unit is not in its default mode (a library has changed "
+                     "MXCSR): results would not be exact"};
+    if (kernel::self_test(*kernels) != kernel::kSelfTestDigest)
+        return Error{ErrorCode::kInternal,
+                     std::string("the arithmetic self-test of the ") + kernels->name +
+                         " kernels failed: this CPU or build would give other tokens"};
+    return kernels;
+}
+
+uint64_t random_u64() {
+    uint64_t value = 0;
+    CL_ASSERT(getrandom(&value, sizeof value, 0) == sizeof value);
+    return value == 0 ? 1 : value;
+}
+
+Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
+                              int32_t layer_first, int32_t layer_end, uint64_t kv_cache_mb) {
+    StageModel model;
+    Result<Checkpoint> checkpoint =
+        Checkpoint::open_layers(model_dir, spec, layer_first, layer_end);
+    if (!checkpoint) return checkpoint.error();
+    model.checkpoint = std::make_unique<Checkpoint>(std::move(*checkpoint));
+    Result<KvPool> pool = KvPool::create(spec, layer_end - layer_first, kv_cache_mb);
+    if (!pool) return pool.error();
+    model.pool = std::make_unique<KvPool>(std::move(*pool));
+    return model;
+}
+
+Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec) {
+    HeadModel model;
+    Result<Checkpoint> checkpoint = Checkpoint::open_head(model_dir, spec);
+    if (!checkpoint) return checkpoint.error();
+    model.checkpoint = std::make_unique<Checkpoint>(std::move(*checkpoint));
+    return model;
+}
+
+// Rows of a unit such that one layer of them is predicted under the unit target, from a cautious guess of
+// the table's speed. It changes no bit, only how often the loop looks at its sockets.
+static uint32_t unit_rows(const ModelSpec& spec, const kernel::Kernels& kernels) {
+    const double macs_per_us = std::string(kernels.name) == "reference" ? 300.0 : 15'000.0;
+    const double q = spec.q_width();
+    const double macs_per_row = static_cast<double>(spec.hidden_size) *
+                                (2.0 * q + 2.0 * spec.kv_width() + 3.0 * spec.ffn_size);
+    const double rows = static_cast<double>(kUnitTargetUs) * macs_per_us / macs_per_row;
+    return static_cast<uint32_t>(std::clamp(rows, 1.0, 128.0));
+}
+
+void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels) {
+    LayerStackOptions options;
+    options.unit_rows = unit_rows(spec, kernels);
+    model.stack =
+        std::make_unique<LayerStack>(spec, *model.checkpoint, *model.pool, kernels, options);
+}
+
+void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels) {
+    model.head = std::make_unique<Head>(spec, *model.checkpoint, kernels);
+}
+
+uint32_t blocks_per_slot(const ModelSpec& spec) {
+    return static_cast<uint32_t>(spec.context_length) / kernel::kBlockPositions;
+}
+
+RouterConfig router_config(const ModelSpec& spec) {
+    RouterConfig config;
+    config.model_name = spec.model_name;
+    config.context_length = blocks_per_slot(spec) * kernel::kBlockPositions;
+    config.add_bos = spec.add_bos;
+    config.bos_id = spec.bos_id >= 0 ? static_cast<uint32_t>(spec.bos_id) : 0;
+    for (const int32_t id : spec.stop_ids) config.stop_ids.push_back(static_cast<uint32_t>(id));
+    config.cluster.model_id = spec.model_id;
+    config.cluster.cut_id = spec.cut_id;
+    config.cluster.fingerprint = numerics_fingerprint(spec).value;
+    config.cluster.self_test = kernel::kSelfTestDigest;
+    config.cluster.layers = static_cast<uint32_t>(spec.n_layers);
+    config.cluster.width = static_cast<uint32_t>(spec.hidden_size);
+    config.cluster.vocab = static_cast<uint32_t>(spec.vocab_size);
+    return config;
+}
+
+}  // namespace chatloop::actors

@@ -1,0 +1,68 @@
+// What the four binaries share: exit codes, logs, and a model's parts brought up from its directory.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "chatloop/core/result.hpp"
+#include "chatloop/kernel/kernels.hpp"
+#include "chatloop/model/checkpoint.hpp"
+#include "chatloop/model/head.hpp"
+#include "chatloop/model/kv_pool.hpp"
+#include "chatloop/model/layer_stack.hpp"
+#include "chatloop/model/spec.hpp"
+#include "chatloop/router/router.hpp"
+
+namespace chatloop::actors {
+
+enum ExitCode : int { kDrained = 0, kConfig = 64, kPortInUse = 65, kKeys = 66, kInternal = 70 };
+
+// 64 for what a file or an option got wrong, 65 for a port, 70 for the rest.
+ExitCode exit_code(const Error& error);
+
+// Ends the process with one line, cause and cure, on stderr.
+[[noreturn]] void die(const std::string& actor, const Error& error);
+
+// The value, or the end of the process.
+template <class T>
+T value_or_die(const std::string& actor, Result<T> result) {
+    if (!result) die(actor, result.error());
+    return std::move(result.value());
+}
+
+// JSON lines on stderr: timestamp, level, target, message, span.request_id. Never blocks: a line that
+// the descriptor does not take is dropped.
+void start_log(const std::string& actor, const std::string& level);
+void log_line(char level, const std::string& message, const std::string& request_id = {});
+
+// The CPU has what the kernels need, and computes what they must (self-test); kUnsupported if not.
+Result<const kernel::Kernels*> choose_kernels(const std::string& name);
+
+uint64_t random_u64();  // from the system
+
+// A stage's weights, cache and compute.
+struct StageModel {
+    std::unique_ptr<Checkpoint> checkpoint;
+    std::unique_ptr<KvPool> pool;
+    std::unique_ptr<LayerStack> stack;
+};
+struct HeadModel {
+    std::unique_ptr<Checkpoint> checkpoint;
+    std::unique_ptr<Head> head;
+};
+
+// Opens without touching pages; `blocks` 0 means as many as fit into kv_cache_mb.
+Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
+                              int32_t layer_first, int32_t layer_end, uint64_t kv_cache_mb);
+Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec);
+// Once the pages are touched.
+void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
+void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
+
+// Positions that a slot's table may name: whole blocks of the context.
+uint32_t blocks_per_slot(const ModelSpec& spec);
+
+// What the model directory says, as the router needs it.
+RouterConfig router_config(const ModelSpec& spec);
+
+}  // namespace chatloop::actors

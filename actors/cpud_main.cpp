@@ -1,0 +1,301 @@
+// chatloop-cpud: the whole of ChatLoop in one process and one thread, over the in-process bus. Reads a
+// prompt or a file of requests, runs them strictly one after another (or together), prints the answers.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <deque>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "chatloop/bus/clock.hpp"
+#include "chatloop/host/local_cluster.hpp"
+#include "chatloop/text/text.hpp"
+#include "common.hpp"
+
+namespace chatloop {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr char kActor[] = "chatloop-cpud";
+constexpr char kClient[] = "command-line";
+
+struct Options {
+    std::string model;
+    std::string prompt;
+    bool chat = false;
+    std::string requests_file;
+    bool concurrent = false;
+    bool as_json = false;
+    json parameters = json::object();
+    int32_t stages = 1;
+    bool hosted_sampler = false;
+    std::string kernels = "auto";
+    uint64_t kv_cache_mb = 512;
+    bool poison_kv = false;
+    uint32_t prefill_rows = 64;
+    uint32_t max_batch_size = 32;
+};
+
+// One request and what came of it so far.
+struct Answer {
+    json parameters;
+    json result = json::object();
+    std::string text;
+    bool ended = false;
+    bool failed = false;
+};
+
+json entry_json(const wire::TokenEntry& entry) {
+    json top = json::array();
+    for (const wire::TopLogprob& t : entry.top) top.push_back({t.token, t.logprob});
+    return {{"token_id", entry.token}, {"logprob", entry.logprob}, {"top", top}};
+}
+
+class Cpud {
+public:
+    explicit Cpud(const Options& options);
+    int run();
+
+private:
+    void load();
+    void read_requests();
+    void submit(size_t index);
+    void hear(const wire::RouterBody& body);
+    void print(const Answer& answer) const;
+
+    Options options_;
+    ModelSpec spec_;
+    const kernel::Kernels* kernels_ = nullptr;
+    std::unique_ptr<TextEngine> text_;
+    std::vector<actors::StageModel> stages_;
+    actors::HeadModel head_;
+    std::unique_ptr<LocalCluster> cluster_;
+    std::deque<Answer> answers_;
+    size_t ended_ = 0;
+};
+
+Cpud::Cpud(const Options& options) : options_(options) {
+    read_requests();
+    load();
+}
+
+void Cpud::read_requests() {
+    if (options_.requests_file.empty()) {
+        json parameters = options_.parameters;
+        if (options_.chat) {
+            parameters["messages"] = {{{"role", "user"}, {"content", options_.prompt}}};
+        } else {
+            parameters["prompt"] = options_.prompt;
+        }
+        answers_.push_back({parameters, {}, {}, false, false});
+        return;
+    }
+    std::ifstream in(options_.requests_file);
+    std::string line;
+    while (std::getline(in, line)) {
+        if (line.empty()) continue;
+        json parameters = json::parse(line, nullptr, false);
+        if (!parameters.is_object())
+            actors::die(kActor, {ErrorCode::kInvalidRequest,
+                                 options_.requests_file + ": line " +
+                                     std::to_string(answers_.size() + 1) + " is not a JSON object"});
+        answers_.push_back({std::move(parameters), {}, {}, false, false});
+    }
+    if (in.bad() || answers_.empty())
+        actors::die(kActor, {ErrorCode::kBadFile, options_.requests_file + " holds no requests"});
+}
+
+void Cpud::load() {
+    kernels_ = actors::value_or_die(kActor, actors::choose_kernels(options_.kernels));
+    spec_ = actors::value_or_die(kActor, read_spec(options_.model));
+    if (options_.stages < 1 || options_.stages > spec_.n_layers)
+        actors::die(kActor, {ErrorCode::kInvalidRequest,
+                             "--stages must lie in 1.." + std::to_string(spec_.n_layers)});
+    text_ = actors::value_or_die(kActor, load_text_engine(options_.model + "/tokenizer"));
+    LocalClusterConfig config;
+    config.router = actors::router_config(spec_);
+    config.router.seed = actors::random_u64();
+    config.router.prefill_rows = options_.prefill_rows;
+    config.router.max_batch_size = options_.max_batch_size;
+    config.router.max_queue_size = std::max<uint32_t>(512, static_cast<uint32_t>(answers_.size()));
+    config.kernels = kernels_;
+    config.hosted_sampler = options_.hosted_sampler;
+    config.blocks_per_slot = actors::blocks_per_slot(spec_);
+    uint32_t blocks = UINT32_MAX;
+    for (int32_t i = 0; i < options_.stages; ++i) {
+        const int32_t first = i * spec_.n_layers / options_.stages;
+        const int32_t end = (i + 1) * spec_.n_layers / options_.stages;
+        const uint64_t kv_mb = std::max<uint64_t>(1, options_.kv_cache_mb / options_.stages);
+        auto stage = actors::value_or_die(
+            kActor, actors::open_stage(options_.model, spec_, first, end, kv_mb));
+        while (!actors::value_or_die(kActor, stage.checkpoint->touch(64u << 20))) {
+        }
+        if (options_.poison_kv) stage.pool->poison();
+        actors::finish_stage(stage, spec_, *kernels_);
+        blocks = std::min(blocks, stage.pool->blocks());
+        stages_.push_back(std::move(stage));
+        config.stages.push_back({stages_.back().stack.get(), static_cast<uint32_t>(first),
+                                 static_cast<uint32_t>(end)});
+    }
+    head_ = actors::value_or_die(kActor, actors::open_head(options_.model, spec_));
+    while (!actors::value_or_die(kActor, head_.checkpoint->touch(64u << 20))) {
+    }
+    actors::finish_head(head_, spec_, *kernels_);
+    config.head = head_.head.get();
+    config.share = {kShareFramesMax, kShareBytesMax, 128, blocks};
+    cluster_ = std::make_unique<LocalCluster>(config, *text_,
+                                              [](char, const std::string&, const std::string&) {});
+    cluster_->attach_client(kClient,
+                            [this](const wire::RouterBody& body, TimeUs) { hear(body); });
+}
+
+void Cpud::submit(size_t index) {
+    const json message = {1, 1, std::to_string(index), answers_[index].parameters};
+    cluster_->send_bytes(kClient, json::to_msgpack(message));
+}
+
+void Cpud::hear(const wire::RouterBody& body) {
+    const auto answer_of = [this](const std::string& id) -> Answer& {
+        return answers_.at(std::stoul(id));
+    };
+    if (const auto* accepted = std::get_if<wire::Accepted>(&body)) {
+        Answer& answer = answer_of(accepted->request_id);
+        answer.result = {{"prompt_ids", accepted->prompt_ids}, {"seed", accepted->seed},
+                         {"fingerprint", accepted->fingerprint}, {"token_ids", json::array()},
+                         {"logprobs", json::array()}, {"prompt_logprobs", json::array()}};
+        if (accepted->prompt_text) answer.text = *accepted->prompt_text;
+        if (!options_.as_json && accepted->prompt_text) std::cout << *accepted->prompt_text;
+    } else if (const auto* piece = std::get_if<wire::Piece>(&body)) {
+        Answer& answer = answer_of(piece->request_id);
+        for (const uint32_t id : piece->token_ids) answer.result["token_ids"].push_back(id);
+        if (piece->logprobs)
+            for (const wire::TokenEntry& e : *piece->logprobs)
+                answer.result["logprobs"].push_back(entry_json(e));
+        answer.text += piece->text;
+        if (!options_.as_json) std::cout << piece->text << std::flush;
+    } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&body)) {
+        for (const auto& e : prompt->entries)
+            answer_of(prompt->request_id)
+                .result["prompt_logprobs"]
+                .push_back(e ? entry_json(*e) : json());
+    } else if (const auto* done = std::get_if<wire::Done>(&body)) {
+        Answer& answer = answer_of(done->request_id);
+        answer.result["finish_reason"] = done->finish_reason;
+        answer.result["prompt_tokens"] = done->prompt_tokens;
+        answer.result["completion_tokens"] = done->completion_tokens;
+        answer.result["prefill_ms"] = done->prefill_ms;
+        answer.result["decode_ms"] = done->decode_ms;
+        answer.ended = true;
+        ++ended_;
+    } else if (const auto* failure = std::get_if<wire::Failure>(&body)) {
+        Answer& answer = answer_of(failure->request_id.value_or("0"));
+        answer.result = {{"error", {{"code", failure->code}, {"message", failure->message}}}};
+        answer.ended = answer.failed = true;
+        ++ended_;
+    }
+}
+
+void Cpud::print(const Answer& answer) const {
+    if (options_.as_json) {
+        json line = answer.result;
+        if (!answer.failed) line["text"] = answer.text;
+        std::cout << line.dump() << std::endl;
+        return;
+    }
+    if (answer.failed) {
+        std::cerr << kActor << ": " << answer.result["error"]["message"].get<std::string>() << "\n";
+        return;
+    }
+    const double tokens = answer.result["completion_tokens"].get<double>();
+    const double decode_s = answer.result["decode_ms"].get<double>() / 1000.0;
+    std::cout << std::endl;
+    std::fprintf(stderr, "%.0f tokens, first after %.0f ms, then %.1f tokens/s\n", tokens,
+                 answer.result["prefill_ms"].get<double>(),
+                 decode_s > 0.0 ? (tokens - 1.0) / decode_s : 0.0);
+}
+
+int Cpud::run() {
+    size_t submitted = 0;
+    size_t printed = 0;
+    bool failed = false;
+    const auto oldest = [](size_t) { return size_t{0}; };
+    while (printed < answers_.size()) {
+        const bool next_may_start = options_.concurrent || submitted == ended_;
+        if (submitted < answers_.size() && next_may_start) submit(submitted++);
+        cluster_->tick(monotonic_now());
+        // Deliveries come first, then the oldest work: nothing waits, so nothing blocks.
+        for (int i = 0; i < 16 && cluster_->step(oldest, monotonic_now); ++i) {
+        }
+        for (; printed < answers_.size() && answers_[printed].ended; ++printed) {
+            print(answers_[printed]);
+            failed = failed || answers_[printed].failed;
+        }
+    }
+    return failed ? 1 : 0;
+}
+
+void add_options(CLI::App& app, Options& options) {
+    app.add_option("--model", options.model, "model directory")->required();
+    auto* prompt = app.add_option("--prompt", options.prompt, "the text to continue");
+    app.add_option("--requests", options.requests_file,
+                   "JSON lines of request parameters (docs/protocol.md) instead of --prompt")
+        ->excludes(prompt);
+    app.add_flag("--chat", options.chat, "the prompt is a user's message in a chat");
+    app.add_flag("--concurrent", options.concurrent, "all requests at once, not one by one");
+    app.add_flag("--json", options.as_json, "one JSON object an answer");
+    app.add_option("--stages", options.stages, "stage workers in this process");
+    app.add_flag("--with-sampler", options.hosted_sampler, "the last stage hosts the sampler");
+    app.add_option("--kernels", options.kernels, "auto, avx2 or reference");
+    app.add_option("--kv-cache-mb", options.kv_cache_mb, "KV cache of the whole model, MiB");
+    app.add_flag("--poison-kv", options.poison_kv, "fill unwritten KV with NaN (for tests)");
+    app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
+        ->check(CLI::Range(1u, kFrameRowsMax - 32));
+    app.add_option("--max-batch-size", options.max_batch_size, "decode rows per frame")
+        ->check(CLI::Range(1u, 32u));
+}
+
+// Request parameters as options; only those given enter the request.
+void add_parameters(CLI::App& app, Options& options) {
+    const auto number = [&](const char* flag, const char* key, const char* help) {
+        app.add_option_function<double>(
+            flag, [&options, key](const double& value) { options.parameters[key] = value; }, help);
+    };
+    const auto integer = [&](const char* flag, const char* key, const char* help) {
+        app.add_option_function<uint64_t>(
+            flag, [&options, key](const uint64_t& value) { options.parameters[key] = value; },
+            help);
+    };
+    integer("--max-tokens", "max_tokens", "tokens at most");
+    number("--temperature", "temperature", "0 is greedy");
+    number("--top-p", "top_p", "nucleus");
+    integer("--top-k", "top_k", "0 is off");
+    number("--min-p", "min_p", "relative to the likeliest");
+    integer("--seed", "seed", "of the sampling");
+    integer("--logprobs", "logprobs", "log-probabilities and the K likeliest");
+    app.add_option_function<std::vector<std::string>>(
+        "--stop",
+        [&options](const std::vector<std::string>& value) { options.parameters["stop"] = value; },
+        "stop strings");
+    app.add_flag_callback(
+        "--echo", [&options] { options.parameters["echo"] = true; }, "begin with the prompt");
+}
+
+}  // namespace
+
+}  // namespace chatloop
+
+int main(int argc, char** argv) {
+    chatloop::Options options;
+    CLI::App app("ChatLoop in one process and one thread", chatloop::kActor);
+    chatloop::add_options(app, options);
+    chatloop::add_parameters(app, options);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : chatloop::actors::kConfig;
+    }
+    return chatloop::Cpud(options).run();
+}

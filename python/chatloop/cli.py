@@ -1,0 +1,156 @@
+"""The command line: chatloop generate | status | ping."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .client import DEFAULT_ENDPOINT, Client
+from .errors import UNREACHABLE, ChatLoopError
+from .results import Generation
+
+EXIT_ERROR = 1
+EXIT_UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+# Options that are parameters of the request, by the parameter's name.
+_SAMPLING = (
+    ("max_tokens", int, "most tokens in the answer"),
+    ("temperature", float, "0, the default, is greedy"),
+    ("top_p", float, "nucleus sampling"),
+    ("top_k", int, "0 is off"),
+    ("min_p", float, "least probability, as a share of the likeliest token's"),
+    ("typical_p", float, "locally typical sampling"),
+    ("seed", int, "of the sampling; a random one is printed by --json"),
+    ("model", str, "refuse to be served by another model"),
+    ("logprobs", int, "log-probabilities of the tokens and of K rivals, in --json"),
+    ("prompt_logprobs", int, "the same for the prompt"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 an error, 69 no router, 130 interrupted; argparse exits with 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        with Client(
+            options.endpoint,
+            timeout_s=options.timeout,
+            connect_timeout_s=options.connect_timeout,
+        ) as client:
+            options.run(client, options)
+        return 0
+    except ChatLoopError as error:
+        _end_line()
+        print(f"chatloop: {error}", file=sys.stderr)
+        return EXIT_UNREACHABLE if error.code == UNREACHABLE else EXIT_ERROR
+    except KeyboardInterrupt:
+        _end_line()
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # as in `chatloop generate ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    common.add_argument("--timeout", type=float, default=600.0, help="seconds between two pieces")
+    common.add_argument("--connect-timeout", type=float, default=5.0, help="seconds")
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+
+    parser = argparse.ArgumentParser(prog="chatloop", description="Talk to a ChatLoop router.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    generate = commands.add_parser("generate", parents=[common], help="continue or answer a prompt")
+    generate.set_defaults(run=_generate)
+    generate.add_argument("prompt", help="'-' reads it from standard input")
+    generate.add_argument("--chat", action="store_true", help="the prompt is a user's message")
+    generate.add_argument("--system", help="with --chat: the system's message before it")
+    for name, kind, text in _SAMPLING:
+        generate.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
+    generate.add_argument("--stop", action="append", help="end before this text; may be repeated")
+    generate.add_argument("--echo", action="store_true", help="print the prompt, too")
+    generate.add_argument("--ignore-eos", action="store_true", help="go on to --max-tokens")
+    generate.add_argument("--stats", action="store_true", help="a last line on standard error")
+
+    status = commands.add_parser("status", parents=[common], help="the router and its workers")
+    status.set_defaults(run=_status)
+    ping = commands.add_parser("ping", parents=[common], help="is the router there?")
+    ping.set_defaults(run=_ping)
+    return parser
+
+
+def _generate(client: Client, options: argparse.Namespace) -> None:
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    parameters: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
+    parameters.update(stop=options.stop)
+    parameters.update(echo=options.echo or None, ignore_eos=options.ignore_eos or None)
+    if options.chat:
+        system = [{"role": "system", "content": options.system}] if options.system else []
+        parameters["messages"] = [*system, {"role": "user", "content": prompt}]
+    else:
+        parameters["prompt"] = prompt
+
+    started_s = time.monotonic()
+    first_s: float | None = None
+    first_tokens = 0  # tokens of the first piece: their time is not decoding time
+    with client.stream(**parameters) as stream:
+        for piece in stream:
+            if first_s is None and piece.token_ids:
+                first_s, first_tokens = time.monotonic(), len(piece.token_ids)
+            if not options.json:
+                print(piece.text, end="", flush=True)
+        result = stream.result
+    ended_s = time.monotonic()
+    print(json.dumps(dataclasses.asdict(result)) if options.json else "", flush=True)
+    if options.stats:
+        tokens = len(result.token_ids) - first_tokens
+        decode_s = ended_s - (ended_s if first_s is None else first_s)
+        wait_s = None if first_s is None else first_s - started_s
+        print(_stats_line(result, wait_s, tokens, decode_s), file=sys.stderr)
+
+
+def _stats_line(
+    result: Generation, first_token_s: float | None, decoded: int, decode_s: float
+) -> str:
+    """Times as this client saw them; the rate counts the tokens after the first piece."""
+    rate = f"{decoded / decode_s:.1f} tokens/s" if decoded and decode_s > 0.0 else "- tokens/s"
+    first = "-" if first_token_s is None else f"{first_token_s * 1000:.0f} ms"
+    return (
+        f"{result.usage.prompt_tokens} prompt tokens, "
+        f"{result.usage.completion_tokens} completion tokens, {rate}, "
+        f"first token after {first}, {result.finish_reason}"
+    )
+
+
+def _status(client: Client, options: argparse.Namespace) -> None:
+    info = client.status()
+    if options.json:
+        print(json.dumps(info))
+        return
+    workers = info.pop("workers", [])
+    for name, value in info.items():
+        print(f"{name:12} {value}")
+    for worker in workers:
+        print("worker       " + "  ".join(f"{name}={value}" for name, value in worker.items()))
+
+
+def _ping(client: Client, options: argparse.Namespace) -> None:
+    pong = client.ping()
+    if options.json:
+        print(json.dumps(dataclasses.asdict(pong)))
+    else:
+        print(f"router {pong.router_incarnation:016x}: {pong.round_trip_s * 1000:.2f} ms")
+
+
+def _end_line() -> None:
+    """Whatever was streamed so far must not share a line with the error."""
+    if sys.stdout.isatty():
+        print(flush=True)

@@ -1,0 +1,154 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from .connection import Connection
+from .errors import CLOSED, TIMEOUT, ChatLoopError
+from .parameters import Parameters, parameters_map
+from .request import Request
+from .results import Generation, Pong, Progress
+from .stream import Stream
+
+if TYPE_CHECKING:
+    if sys.version_info >= (3, 12):
+        from typing import Unpack
+    else:
+        from typing_extensions import Unpack
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:7101"
+
+
+class Client:
+    """A client of one router.
+
+        with Client() as client:
+            print(client.generate(prompt="The capital of France is").text)
+
+    endpoint: the router's `front`, best with a numeric address.
+    timeout_s: the longest wait for the next piece of an answer, or for a pong or status.
+    connect_timeout_s: the longest wait for a link to the router, before "unreachable".
+    silence_timeout_s: a router that says nothing for so long while it is spoken to is
+        "unreachable" too. One that was restarted meanwhile is asked to go on with the answers.
+
+    Nothing is connected before the first use, and a fork gets a link of its own. The client has no
+    thread: it lives (PINGs, answers of other streams) whenever a call waits for something. A
+    program that pauses for more than 30 s amid a stream calls keep_alive() now and then.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        timeout_s: float = 600.0,
+        connect_timeout_s: float = 5.0,
+        silence_timeout_s: float = 10.0,
+    ) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._silence_timeout_s = silence_timeout_s
+        self._connection: Connection | None = None
+        self._closed = False
+
+    def generate(
+        self,
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Generation:
+        """The whole answer. Raises ChatLoopError; whatever is not finished is cancelled."""
+        with self.stream(request_id=request_id, timeout_s=timeout_s, **parameters) as stream:
+            for _ in stream:
+                pass
+            return stream.result
+
+    def stream(
+        self,
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Stream:
+        """Submits the request at once. Errors in it are raised by the stream's first `next`."""
+        request = Request(request_id or uuid.uuid4().hex, parameters_map(parameters))
+        return self._start(request, None, timeout_s)
+
+    def resume(self, progress: Progress, *, timeout_s: float | None = None) -> Stream:
+        """Continues an answer that this or another router began.
+
+        The pieces are those after `progress` (an echoed prompt comes again), the result is whole.
+        """
+        request = Request(progress.request_id, progress.parameters)
+        return self._start(request, progress, timeout_s)
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request; its stream ends with finish_reason "cancelled".
+
+        Raises the router's ChatLoopError when neither it nor this client knows the request.
+        """
+        connection = self._connected()
+        if connection.running(request_id):
+            connection.send_cancel(request_id)
+            return
+        request = Request(request_id, {})
+        connection.cancel_unknown(request)
+        if not connection.wait(lambda: request.ended, self._timeout_s):
+            connection.drop(request)
+            raise self._no_answer("CANCEL")
+        if request.error is not None:
+            raise request.error
+
+    def ping(self) -> Pong:
+        pong = self._connected().ping(self._timeout_s)
+        if pong is None:
+            raise self._no_answer("PING")
+        return pong
+
+    def status(self) -> dict[str, Any]:
+        """The router's view of the cluster: the map of STATUS in docs/protocol.md."""
+        status = self._connected().status(self._timeout_s)
+        if status is None:
+            raise self._no_answer("STATUS")
+        return status.info
+
+    def keep_alive(self) -> None:
+        """Tells the router that this client lives, without waiting for anything."""
+        self._connected().serve()
+
+    def close(self) -> None:
+        """Cancels what still runs. Takes at most 200 ms; a second call does nothing."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.inherited:
+            connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(
+        self, request: Request, progress: Progress | None, timeout_s: float | None
+    ) -> Stream:
+        connection = self._connected()
+        connection.start(request, progress)
+        return Stream(connection, request, self._timeout_s if timeout_s is None else timeout_s)
+
+    def _connected(self) -> Connection:
+        if self._closed:
+            raise ChatLoopError(CLOSED, "the client was closed")
+        if self._connection is None or self._connection.inherited:
+            self._connection = Connection(
+                self._endpoint, self._connect_timeout_s, self._silence_timeout_s
+            )
+        return self._connection
+
+    def _no_answer(self, question: str) -> ChatLoopError:
+        text = f"{self._endpoint}: no answer to {question} within {self._timeout_s:g} s"
+        return ChatLoopError(TIMEOUT, text, retryable=True)

@@ -1,0 +1,35 @@
+"""The one exception of the client."""
+
+from __future__ import annotations
+
+# Codes that the client adds to those of core/result.hpp, which come from the router.
+UNREACHABLE = "unreachable"  # no router answers at the endpoint; retryable
+TIMEOUT = "timeout"  # the router lives, the answer did not come in timeout_s; retryable
+CLOSED = "closed"  # the client was closed, or belongs to the process before a fork
+
+
+class ChatLoopError(Exception):
+    """A request, or a message to the router, that did not succeed.
+
+    code: a name of core/result.hpp ("queue_full", ...), or "unreachable", "timeout", "closed".
+    message: one line, the cause.
+    retryable: the same request may succeed when it is sent again.
+    committed: tokens of the answer that were final when it failed.
+    """
+
+    def __init__(
+        self, code: str, message: str, retryable: bool = False, committed: int = 0
+    ) -> None:
+        super().__init__(code, message, retryable, committed)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.committed = committed
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+def malformed(what: str) -> ChatLoopError:
+    """The router sent bytes that docs/protocol.md does not allow."""
+    return ChatLoopError("malformed", f"the router sent {what}")

@@ -1,0 +1,1 @@
+"""Cuts a GGUF model into the partition files of docs/model_format.md."""

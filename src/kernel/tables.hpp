@@ -1,0 +1,11 @@
+// The tables of this build. find_kernels() decides which of them the CPU may run.
+#pragma once
+
+#include "chatloop/kernel/kernels.hpp"
+
+namespace chatloop::kernel {
+
+extern const Kernels kReferenceKernels;
+extern const Kernels kAvx2Kernels;
+
+}  // namespace chatloop::kernel

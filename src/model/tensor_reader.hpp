@@ -1,0 +1,55 @@
+// Turns the tensors of one partition file into the views that kernels read, checking type and shape of
+// each (docs/model_format.md). The first error stands; after it every call returns an empty view.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "chatloop/model/checkpoint.hpp"
+
+namespace chatloop {
+
+class TensorReader {
+public:
+    // What is read is added to `pages`.
+    TensorReader(const SafetensorsFile& file, PageToucher& pages) : file_(file), pages_(pages) {}
+
+    const float* vector(const std::string& name, int32_t n);
+    const float* optional_vector(const std::string& name, int32_t n);  // nullptr: there is none
+    const float* table(const std::string& name, int32_t rows, int32_t cols);
+    kernel::Matrix matrix(const std::string& name, int32_t n, int32_t k);
+    kernel::EmbeddingTable embedding(const std::string& name, int32_t vocab, int32_t k);
+
+    // The first error, or a tensor whose name starts with `prefix` and that nobody read.
+    Status finish(std::string_view prefix);
+
+private:
+    using Shape = std::vector<uint64_t>;
+    struct Form {
+        kernel::WeightType type;
+        const uint8_t* values;
+        const uint16_t* scales;
+    };
+    struct FormShapes {
+        Shape floats;
+        Shape q8;
+        Shape q4;
+        Shape scales;           // of q8 and symmetric q4
+        Shape scales_with_min;  // of q4 with a minimum
+    };
+
+    const uint8_t* take(const std::string& name, Dtype dtype, const Shape& shape, bool scales);
+    Form form(const std::string& name, int32_t k, const FormShapes& shapes);
+    Form quantized_form(const std::string& name, bool q4, const FormShapes& shapes);
+    void fail(const std::string& what);
+
+    const SafetensorsFile& file_;
+    PageToucher& pages_;
+    std::set<std::string, std::less<>> taken_;
+    std::string error_;  // empty: none yet
+};
+
+}  // namespace chatloop

@@ -1,0 +1,199 @@
+// Data frames (docs/protocol.md, Data frame).
+#include <algorithm>
+
+#include "chatloop/core/assert.hpp"
+#include "chatloop/core/limits.hpp"
+#include "crc.hpp"
+#include "header.hpp"
+
+namespace chatloop::wire {
+namespace {
+
+constexpr uint8_t kAllFlags = kItemFirst | kItemRefused | kItemReplay;
+constexpr uint32_t kBlockPositions = 64;
+constexpr uint32_t kPositionsMax = kSequenceBlocksMax * kBlockPositions;
+constexpr size_t kValueBytes = 4;  // of a token id or an f32
+
+struct Layout {
+    ByteView ext;
+    ByteView items;
+    ByteView dtype;
+    ByteView shape;
+    ByteView described;  // items, dtype and shape: what the body CRC covers beside the payload
+    ByteView crc;
+    ByteView payload;  // the element, with its bin header
+};
+
+std::optional<Layout> find_layout(ByteView frame) {
+    Tail tail(frame);
+    Layout layout;
+    layout.ext = tail.next();
+    const size_t described_at = tail.offset();
+    layout.items = tail.next();
+    layout.dtype = tail.next();
+    layout.shape = tail.next();
+    layout.described = frame.subspan(described_at, tail.offset() - described_at);
+    layout.crc = tail.next();
+    layout.payload = tail.next();
+    if (!tail.at_end()) return std::nullopt;
+    return layout;
+}
+
+uint32_t body_crc(const Layout& layout) {
+    return crc32c(layout.payload, crc32c(layout.described));
+}
+
+void write_item(Writer& writer, const Item& item) {
+    CL_ASSERT(item.sample.empty() == item.outputs.empty());
+    writer.array(9).number(item.slot).number(item.admission).number(item.position);
+    writer.number(item.rows).number(item.flags).number(item.table_index);
+    writer.numbers(item.blocks).numbers(item.outputs);
+    item.sample.empty() ? writer.nil() : writer.bin(item.sample);
+}
+
+void check_item(const Item& item, Problem& problem) {
+    // What precedes the position of a FIRST item is whole blocks of the prefix cache.
+    const bool first = (item.flags & kItemFirst) != 0;
+    if (first && (item.table_index != 0 || item.position % kBlockPositions != 0 ||
+                  item.position / kBlockPositions > item.blocks.size())) {
+        problem.fail("item", "is FIRST and does not begin at 0 or behind blocks that it names");
+    }
+    if (item.position + item.rows > kPositionsMax) {
+        problem.fail("item", "goes beyond the longest context");
+    }
+    if (item.table_index + item.blocks.size() > kSequenceBlocksMax) {
+        problem.fail("item", "goes beyond the block table");
+    }
+    const bool ascending =
+        std::adjacent_find(item.outputs.begin(), item.outputs.end(), std::greater_equal<>()) ==
+        item.outputs.end();
+    if (!ascending) problem.fail("item outputs", "do not ascend");
+    if (item.sample.empty() != item.outputs.empty()) {
+        problem.fail("item sample", "is not there exactly when outputs are");
+    }
+}
+
+Item read_item(Value value, Problem& problem) {
+    Fields fields = value.fields(9);
+    Item item;
+    item.slot = fields.next("item slot").u32(0, kSlotsMax - 1);
+    item.admission = fields.next("item admission").u64(1);
+    item.position = fields.next("item position").u32(0, kPositionsMax - 1);
+    item.rows = fields.next("item rows").u32(1, kFrameRowsMax);
+    item.flags = fields.next("item flags").u8(0, kAllFlags);
+    item.table_index = fields.next("item table_index").u32(0, kSequenceBlocksMax);
+    item.blocks = fields.next("item blocks").numbers(kItemBlocksMax, kNoBlock - 1);
+    item.outputs = fields.next("item outputs").numbers(kFrameRowsMax, item.rows - 1);
+    const Value sample = fields.next("item sample");
+    if (!sample.is_nil()) item.sample = sample.bin(kSampleBytesMax);
+    check_item(item, problem);
+    return item;
+}
+
+std::vector<Item> read_items(ByteView element, Problem& problem) {
+    const std::optional<Tree> tree = Tree::parse(element);
+    CL_ASSERT(tree.has_value());  // the layout was found
+    Fields list = Value(&tree->root(), "items", problem).list(0, kFrameItemsMax);
+    std::vector<Item> items;
+    std::vector<bool> named(kSlotsMax);
+    items.reserve(list.count());
+    for (size_t i = 0; i < list.count() && !problem.found(); ++i) {
+        items.push_back(read_item(list.next("item"), problem));
+        if (named[items.back().slot]) problem.fail("item slot", "is named twice");
+        named[items.back().slot] = true;
+    }
+    return items;
+}
+
+// The rows of the frame are all rows of its items, or from the last stage on those that want output.
+void check_rows(const DataFrame& frame, Problem& problem) {
+    size_t all = 0;
+    size_t wanted = 0;
+    for (const Item& item : frame.items) {
+        all += item.rows;
+        wanted += item.outputs.size();
+    }
+    if (all > kFrameRowsMax) problem.fail("items", "have more rows than a frame may");
+    const bool ids = frame.dtype == DType::kIds;
+    if (frame.rows != all && (ids || frame.rows != wanted)) {
+        problem.fail("shape", "has another number of rows than the items");
+    }
+    if (ids && frame.width != 1) problem.fail("shape", "has a width that is not 1 for ids");
+    if (frame.payload.size() != size_t{frame.rows} * frame.width * kValueBytes) {
+        problem.fail("payload", "is not rows x width x 4 bytes");
+    }
+}
+
+DataFrame read_body(const FrameHeader& header, const Layout& layout, Problem& problem) {
+    DataFrame frame;
+    frame.header = header;
+    frame.timings = read_timings(layout.ext, problem);
+    frame.items = read_items(layout.items, problem);
+
+    const std::optional<Tree> dtype = Tree::parse(layout.dtype);
+    const std::optional<Tree> shape = Tree::parse(layout.shape);
+    const std::optional<Tree> payload = Tree::parse(layout.payload);
+    CL_ASSERT(dtype && shape && payload);
+    frame.dtype = DType{Value(&dtype->root(), "dtype", problem).u8(1, 2)};
+    Fields dims = Value(&shape->root(), "shape", problem).fields(2);
+    frame.rows = dims.next("rows").u32(0, kFrameRowsMax);
+    frame.width = dims.next("width").u32(1, kWidthMax);
+    const std::string_view bytes =
+        Value(&payload->root(), "payload", problem).bin(kFrameBytesMax);
+    frame.payload = {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+    if (!problem.found()) check_rows(frame, problem);
+    return frame;
+}
+
+}  // namespace
+
+Bytes encode_frame(const FrameHeader& header, std::span<const HopTiming> timings,
+                   std::span<const Item> items, DType dtype, uint32_t rows, uint32_t width,
+                   size_t* payload_at) {
+    CL_ASSERT(header.type == kFrameData);
+    CL_ASSERT(items.size() <= kFrameItemsMax && rows <= kFrameRowsMax && width <= kWidthMax);
+    const size_t payload_bytes = size_t{rows} * width * kValueBytes;
+
+    Bytes frame(kHeaderBytes);
+    frame.reserve(kHeaderBytes + 64 * (1 + items.size()) + payload_bytes);
+    store_header(frame.data(), header);
+    Writer writer(frame);
+    write_timings(writer, timings);
+    writer.array(items.size());
+    for (const Item& item : items) write_item(writer, item);
+    writer.number(static_cast<uint8_t>(dtype));
+    writer.array(2).number(rows).number(width);
+    frame.resize(frame.size() + kFixedU32Bytes);
+    store_u32(frame.data() + frame.size() - kFixedU32Bytes, 0);  // set by seal_frame
+    writer.bin_header(payload_bytes);
+    *payload_at = frame.size();
+    frame.resize(frame.size() + payload_bytes);
+    CL_ASSERT(frame.size() <= kFrameBytesMax);  // the router composes frames that fit
+    return frame;
+}
+
+void seal_frame(Bytes& frame) {
+    const std::optional<Layout> layout = find_layout(frame);
+    CL_ASSERT(layout.has_value());
+    store_u32(frame.data() + (layout->crc.data() - frame.data()), body_crc(*layout));
+}
+
+std::variant<DataFrame, FrameError> decode_frame(const FrameHeader& header, ByteView bytes) {
+    if (header.type != kFrameData) return malformed_frame("not a data frame");
+    if (bytes.size() < kHeaderBytes || bytes.size() > kFrameBytesMax) {
+        return malformed_frame("a frame of an impossible size");
+    }
+    const std::optional<Layout> layout = find_layout(bytes);
+    if (!layout) return malformed_frame("a frame whose elements do not fill it");
+    const std::optional<uint32_t> crc = load_crc(layout->crc);
+    if (!crc) return malformed_frame("a body CRC that is not in its fixed-width encoding");
+    if (*crc != body_crc(*layout)) {
+        return FrameError{true, Error{ErrorCode::kMalformed, "the body CRC is off"}};
+    }
+    Problem problem;
+    DataFrame frame = read_body(header, *layout, problem);
+    if (problem.found()) return FrameError{false, problem.error()};
+    return frame;
+}
+
+}  // namespace chatloop::wire

@@ -1,0 +1,42 @@
+// What the two directions of the client front share.
+#pragma once
+
+#include <string_view>
+
+#include "chatloop/wire/codec.hpp"
+#include "reader.hpp"
+#include "writer.hpp"
+
+namespace chatloop::wire {
+
+enum class FrontType : uint8_t {
+    kSubmit = 1,
+    kCancel = 2,
+    kResume = 3,
+    kPing = 4,
+    kStatusQuery = 5,
+    kAccepted = 65,
+    kPiece = 66,
+    kPromptPiece = 67,
+    kDone = 68,
+    kFailure = 69,
+    kPong = 70,
+    kStatusReply = 71,
+};
+
+inline constexpr size_t kFrontPrefix = 2;  // version and type
+inline constexpr size_t kFrontElementsMax = kFrontPrefix + 6;
+
+// Begins a message of `body_elements` behind its type.
+Writer& begin_front(Writer& writer, FrontType type, size_t body_elements);
+
+void write_parameters(Writer& writer, const Parameters& parameters);
+Parameters read_parameters(Value value, Problem& problem);
+
+void write_progress(Writer& writer, const Progress& progress);
+Progress read_progress(Value value);
+
+// 16 hex digits.
+std::string read_fingerprint(Value value);
+
+}  // namespace chatloop::wire

@@ -1,0 +1,257 @@
+// The client front, from the router to the client.
+#include <algorithm>
+#include <array>
+
+#include "chatloop/core/limits.hpp"
+#include "front.hpp"
+
+namespace chatloop::wire {
+namespace {
+
+constexpr std::array<std::string_view, 3> kFinishReasons = {"stop", "length", "cancelled"};
+constexpr size_t kInfoEntriesMax = 16;
+
+void write_entry(Writer& writer, const TokenEntry& entry) {
+    writer.array(3).number(entry.token).f32(entry.logprob).array(entry.top.size());
+    for (const TopLogprob& top : entry.top) writer.array(2).number(top.token).f32(top.logprob);
+}
+
+struct Encoder {
+    Writer& writer;
+
+    void operator()(const Accepted& m) {
+        begin_front(writer, FrontType::kAccepted, 2).str(m.request_id);
+        writer.map(4 + m.prompt_text.has_value()).str("prompt_ids").numbers(m.prompt_ids);
+        writer.str("seed").number(m.seed).str("fingerprint").str(m.fingerprint);
+        writer.str("model").str(m.model);
+        if (m.prompt_text) writer.str("prompt_text").str(*m.prompt_text);
+    }
+    void operator()(const Piece& m) {
+        begin_front(writer, FrontType::kPiece, 6).str(m.request_id).number(m.index);
+        writer.numbers(m.token_ids).str(m.text).number(m.text_offset);
+        if (!m.logprobs) {
+            writer.nil();
+            return;
+        }
+        writer.array(m.logprobs->size());
+        for (const TokenEntry& entry : *m.logprobs) write_entry(writer, entry);
+    }
+    void operator()(const PromptPiece& m) {
+        begin_front(writer, FrontType::kPromptPiece, 3).str(m.request_id).number(m.index);
+        writer.array(m.entries.size());
+        for (const auto& entry : m.entries) {
+            if (entry) write_entry(writer, *entry);
+            else writer.nil();
+        }
+    }
+    void operator()(const Done& m) {
+        begin_front(writer, FrontType::kDone, 2).str(m.request_id);
+        writer.map(7).str("finish_reason").str(m.finish_reason).str("stop");
+        if (const auto* text = std::get_if<std::string>(&m.stop)) writer.str(*text);
+        else if (const auto* id = std::get_if<uint32_t>(&m.stop)) writer.number(*id);
+        else writer.nil();
+        writer.str("prompt_tokens").number(m.prompt_tokens);
+        writer.str("completion_tokens").number(m.completion_tokens);
+        writer.str("queue_ms").f64(m.queue_ms).str("prefill_ms").f64(m.prefill_ms);
+        writer.str("decode_ms").f64(m.decode_ms);
+    }
+    void operator()(const Failure& m) {
+        begin_front(writer, FrontType::kFailure, 5);
+        m.request_id ? writer.str(*m.request_id) : writer.nil();
+        writer.str(m.code).sentence(m.message).boolean(m.retryable).number(m.committed);
+    }
+    void operator()(const Pong& m) {
+        begin_front(writer, FrontType::kPong, 2).number(m.nonce).number(m.router);
+    }
+    void operator()(const StatusReply& m) {
+        begin_front(writer, FrontType::kStatusReply, 1);
+        writer.map(7).str("router").str(m.router).str("model").str(m.model);
+        writer.str("fingerprint").str(m.fingerprint).str("ready").boolean(m.ready);
+        writer.str("workers").array(m.workers.size());
+        for (const WorkerStatus& worker : m.workers) {
+            writer.map(5).str("name").str(worker.name).str("roles").number(worker.roles);
+            writer.str("layers").array(2).number(worker.layer_first).number(worker.layer_end);
+            writer.str("state").str(worker.state).str("kernels").str(worker.kernels);
+        }
+        writer.str("running").number(m.running).str("waiting").number(m.waiting);
+    }
+};
+
+TokenEntry read_entry(Value value) {
+    Fields f = value.fields(3);
+    TokenEntry entry;
+    entry.token = f.next("entry token").u32();
+    entry.logprob = f.next("entry logprob").f32();
+    Fields tops = f.next("entry top").list(0, kTopLogprobsMax);
+    for (size_t i = 0; i < tops.count(); ++i) {
+        Fields pair = tops.next("entry top").fields(2);
+        const uint32_t token = pair.next("top token").u32();
+        entry.top.push_back({token, pair.next("top logprob").f32()});
+    }
+    return entry;
+}
+
+std::string read_request_id(Fields& f) {
+    return f.next("request_id").str(kRequestIdBytesMax);
+}
+
+Accepted read_accepted(Fields& f) {
+    Accepted m;
+    m.request_id = read_request_id(f);
+    Entries info = f.next("info").entries(kInfoEntriesMax);
+    m.prompt_ids = info.take("prompt_ids").numbers(kPromptIdsMax);
+    m.seed = info.take("seed").u64();
+    m.fingerprint = read_fingerprint(info.take("fingerprint"));
+    m.model = info.take("model").str(kNameBytesMax);
+    if (auto text = info.find("prompt_text")) m.prompt_text = text->str(kFrontBytesMax);
+    info.finish();
+    return m;
+}
+
+Piece read_piece(Fields& f) {
+    Piece m;
+    m.request_id = read_request_id(f);
+    m.index = f.next("index").u32();
+    m.token_ids = f.next("token_ids").numbers(kPieceTokensMax);
+    m.text = f.next("text").str(kFrontBytesMax);
+    m.text_offset = f.next("text_offset").u64();
+    const Value logprobs = f.next("logprobs");
+    if (logprobs.is_nil()) return m;
+    Fields entries = logprobs.fields(m.token_ids.size());
+    m.logprobs.emplace();
+    for (size_t i = 0; i < entries.count(); ++i) m.logprobs->push_back(read_entry(entries.next()));
+    return m;
+}
+
+PromptPiece read_prompt_piece(Fields& f) {
+    PromptPiece m;
+    m.request_id = read_request_id(f);
+    m.index = f.next("index").u32();
+    Fields entries = f.next("entries").list(0, kPieceTokensMax);
+    for (size_t i = 0; i < entries.count(); ++i) {
+        const Value entry = entries.next();
+        const bool first_position = m.index == 0 && i == 0;
+        if (entry.is_nil() != first_position) entry.fail("are nil for position 0 alone");
+        m.entries.push_back(first_position ? std::nullopt : std::optional(read_entry(entry)));
+    }
+    return m;
+}
+
+Done read_done(Fields& f) {
+    Done m;
+    m.request_id = read_request_id(f);
+    Entries info = f.next("info").entries(kInfoEntriesMax);
+    const Value reason = info.take("finish_reason");
+    m.finish_reason = reason.str(kNameBytesMax);
+    if (std::find(kFinishReasons.begin(), kFinishReasons.end(), m.finish_reason) ==
+        kFinishReasons.end()) {
+        reason.fail("is unknown");
+    }
+    const Value stop = info.take("stop");
+    if (stop.is_str()) m.stop = stop.str(kStopStringBytesMax);
+    else if (!stop.is_nil()) m.stop = stop.u32();
+    m.prompt_tokens = info.take("prompt_tokens").u32();
+    m.completion_tokens = info.take("completion_tokens").u32();
+    m.queue_ms = info.take("queue_ms").duration();
+    m.prefill_ms = info.take("prefill_ms").duration();
+    m.decode_ms = info.take("decode_ms").duration();
+    info.finish();
+    return m;
+}
+
+Failure read_failure(Fields& f) {
+    Failure m;
+    const Value id = f.next("request_id");
+    if (!id.is_nil()) m.request_id = id.str(kRequestIdBytesMax);
+    m.code = f.next("code").str(kNameBytesMax);
+    m.message = f.next("message").str(kNameBytesMax);
+    m.retryable = f.next("retryable").boolean();
+    m.committed = f.next("committed").u32();
+    return m;
+}
+
+Pong read_pong(Fields& f) {
+    Pong m;
+    m.nonce = f.next("nonce").u64();
+    m.router = f.next("router incarnation").u64(1);
+    return m;
+}
+
+StatusReply read_status(Fields& f) {
+    StatusReply m;
+    Entries info = f.next("info").entries(kInfoEntriesMax);
+    m.router = info.take("router").str(kNameBytesMax);
+    m.model = info.take("model").str(kNameBytesMax);
+    m.fingerprint = read_fingerprint(info.take("fingerprint"));
+    m.ready = info.take("ready").boolean();
+    Fields workers = info.take("workers").list(0, kWorkersMax);
+    for (size_t i = 0; i < workers.count(); ++i) {
+        Entries entries = workers.next("worker").entries(kInfoEntriesMax);
+        WorkerStatus worker;
+        worker.name = entries.take("name").str(kNameBytesMax);
+        worker.roles = entries.take("roles").u8(1, kRoleStage | kRoleSampler);
+        Fields layers = entries.take("layers").fields(2);
+        worker.layer_first = layers.next("layer_first").u32();
+        worker.layer_end = layers.next("layer_end").u32(worker.layer_first);
+        worker.state = entries.take("state").str(kNameBytesMax);
+        worker.kernels = entries.take("kernels").str(kNameBytesMax);
+        entries.finish();
+        m.workers.push_back(std::move(worker));
+    }
+    m.running = info.take("running").u32();
+    m.waiting = info.take("waiting").u32();
+    info.finish();
+    return m;
+}
+
+struct BodyReader {
+    size_t elements;
+    RouterBody (*read)(Fields&);
+};
+
+std::optional<BodyReader> body_reader(uint8_t type) {
+    switch (FrontType{type}) {
+        case FrontType::kAccepted:
+            return {{2, [](Fields& f) -> RouterBody { return read_accepted(f); }}};
+        case FrontType::kPiece: return {{6, [](Fields& f) -> RouterBody { return read_piece(f); }}};
+        case FrontType::kPromptPiece:
+            return {{3, [](Fields& f) -> RouterBody { return read_prompt_piece(f); }}};
+        case FrontType::kDone: return {{2, [](Fields& f) -> RouterBody { return read_done(f); }}};
+        case FrontType::kFailure:
+            return {{5, [](Fields& f) -> RouterBody { return read_failure(f); }}};
+        case FrontType::kPong: return {{2, [](Fields& f) -> RouterBody { return read_pong(f); }}};
+        case FrontType::kStatusReply:
+            return {{1, [](Fields& f) -> RouterBody { return read_status(f); }}};
+        default: return std::nullopt;
+    }
+}
+
+}  // namespace
+
+Bytes encode_router(const RouterBody& message) {
+    Bytes bytes;
+    Writer writer(bytes);
+    std::visit(Encoder{writer}, message);
+    return bytes;
+}
+
+Result<RouterBody> decode_router(ByteView bytes) {
+    const std::optional<Tree> tree =
+        bytes.size() <= kFrontBytesMax ? Tree::parse(bytes) : std::nullopt;
+    if (!tree) return Error{ErrorCode::kMalformed, "not a msgpack value of allowed size"};
+
+    Problem problem;
+    Fields fields = Value(&tree->root(), "message", problem).list(kFrontPrefix, kFrontElementsMax);
+    fields.next("version").u8(kProtocolVersion, kProtocolVersion);
+    const std::optional<BodyReader> reader = body_reader(fields.next("type").u8());
+    if (!reader) problem.fail("type", "is unknown");
+    if (reader && fields.count() != kFrontPrefix + reader->elements) {
+        problem.fail("message", "has another length than its type's");
+    }
+    RouterBody body;
+    if (!problem.found()) body = reader->read(fields);
+    if (problem.found()) return problem.error();
+    return body;
+}
+
+}  // namespace chatloop::wire

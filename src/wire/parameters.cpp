@@ -1,0 +1,172 @@
+// The parameters of a request, where a client's mistakes get an answer that names them.
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
+#include "front.hpp"
+
+namespace chatloop::wire {
+namespace {
+
+constexpr size_t kParametersMax = 32;  // entries; the page knows 18
+constexpr double kTemperatureMax = 100.0;
+
+const Parameters kDefaults;
+
+// (0, 1], in the f32 that the sampler will see
+float read_share(Value value) {
+    const float share = static_cast<float>(value.loose_real(0.0, 1.0));
+    if (!(share > 0.0f)) value.fail("is not above 0");
+    return share;
+}
+
+std::vector<Message> read_messages(Value value, Problem& problem) {
+    Fields list = value.list(1, kMessagesMax);
+    std::vector<Message> messages;
+    size_t bytes = 0;
+    for (size_t i = 0; i < list.count() && !problem.found(); ++i) {
+        Entries entries = list.next().entries(2);
+        Message message;
+        message.role = entries.take("role").str(kNameBytesMax);
+        message.content = entries.take("content").str(kPromptBytesMax);
+        entries.finish();
+        bytes += message.role.size() + message.content.size();
+        messages.push_back(std::move(message));
+    }
+    if (bytes > kPromptBytesMax) {
+        value.fail("are longer than " + std::to_string(kPromptBytesMax) + " bytes");
+    }
+    return messages;
+}
+
+void read_prompt(Entries& entries, Parameters& parameters, Problem& problem) {
+    const std::optional<Value> prompt = entries.find("prompt");
+    const std::optional<Value> messages = entries.find("messages");
+    const std::optional<Value> token_ids = entries.find("token_ids");
+    if (prompt.has_value() + messages.has_value() + token_ids.has_value() != 1) {
+        problem.fail("parameters", "must have exactly one of prompt, messages and token_ids");
+    }
+    if (prompt) parameters.prompt = prompt->str(kPromptBytesMax);
+    if (messages) parameters.prompt = read_messages(*messages, problem);
+    if (token_ids) parameters.prompt = token_ids->numbers(kPromptIdsMax);
+}
+
+std::string read_stop_string(Value value) {
+    std::string text = value.str(kStopStringBytesMax);
+    if (text.empty()) value.fail("has an empty string");
+    return text;
+}
+
+std::vector<std::string> read_stop(Value value) {
+    if (!value.is_array()) return {read_stop_string(value)};
+    Fields list = value.list(1, kStopStringsMax);
+    std::vector<std::string> stop;
+    for (size_t i = 0; i < list.count(); ++i) stop.push_back(read_stop_string(list.next()));
+    return stop;
+}
+
+std::optional<uint32_t> read_logprobs(Value value) {
+    if (value.is_nil()) return std::nullopt;
+    return static_cast<uint32_t>(value.loose_integer(0, kTopLogprobsMax));
+}
+
+void write_prompt(Writer& writer, const Parameters& parameters) {
+    if (const auto* text = std::get_if<std::string>(&parameters.prompt)) {
+        writer.str("prompt").str(*text);
+    } else if (const auto* messages = std::get_if<std::vector<Message>>(&parameters.prompt)) {
+        writer.str("messages").array(messages->size());
+        for (const Message& message : *messages) {
+            writer.map(2).str("role").str(message.role).str("content").str(message.content);
+        }
+    } else {
+        writer.str("token_ids").numbers(std::get<std::vector<uint32_t>>(parameters.prompt));
+    }
+}
+
+void write_logprobs(Writer& writer, std::string_view key, std::optional<uint32_t> count) {
+    writer.str(key);
+    count ? writer.number(*count) : writer.nil();
+}
+
+}  // namespace
+
+void write_parameters(Writer& writer, const Parameters& p) {
+    const bool has_model = !p.model.empty();
+    const bool has_stop = !p.stop.empty();
+    writer.map(12 + has_model + p.seed.has_value() + has_stop);
+    write_prompt(writer, p);
+    if (has_model) writer.str("model").str(p.model);
+    writer.str("max_tokens").number(p.max_tokens);
+    writer.str("temperature").f32(p.temperature);
+    writer.str("top_p").f32(p.top_p);
+    writer.str("top_k").number(p.top_k);
+    writer.str("min_p").f32(p.min_p);
+    writer.str("typical_p").f32(p.typical_p);
+    if (p.seed) writer.str("seed").number(*p.seed);
+    if (has_stop) {
+        writer.str("stop").array(p.stop.size());
+        for (const std::string& text : p.stop) writer.str(text);
+    }
+    writer.str("stop_token_ids").numbers(p.stop_token_ids);
+    writer.str("echo").boolean(p.echo);
+    write_logprobs(writer, "logprobs", p.logprobs);
+    write_logprobs(writer, "prompt_logprobs", p.prompt_logprobs);
+    writer.str("ignore_eos").boolean(p.ignore_eos);
+}
+
+Parameters read_parameters(Value value, Problem& problem) {
+    Entries entries = value.entries(kParametersMax);
+    Parameters p = kDefaults;
+    read_prompt(entries, p, problem);
+    if (auto v = entries.find("model")) p.model = v->str(kNameBytesMax);
+    if (auto v = entries.find("max_tokens")) {
+        p.max_tokens = static_cast<uint32_t>(v->loose_integer(0, UINT32_MAX));
+    }
+    if (auto v = entries.find("temperature")) {
+        p.temperature = static_cast<float>(v->loose_real(0.0, kTemperatureMax));
+    }
+    if (auto v = entries.find("top_p")) p.top_p = read_share(*v);
+    if (auto v = entries.find("top_k")) {
+        p.top_k = static_cast<uint32_t>(v->loose_integer(0, UINT32_MAX));
+    }
+    if (auto v = entries.find("min_p")) p.min_p = static_cast<float>(v->loose_real(0.0, 1.0));
+    if (auto v = entries.find("typical_p")) p.typical_p = read_share(*v);
+    if (auto v = entries.find("seed")) p.seed = v->loose_integer(0, UINT64_MAX);
+    if (auto v = entries.find("stop")) p.stop = read_stop(*v);
+    if (auto v = entries.find("stop_token_ids")) p.stop_token_ids = v->numbers(kPromptIdsMax);
+    if (auto v = entries.find("echo")) p.echo = v->boolean();
+    if (auto v = entries.find("logprobs")) p.logprobs = read_logprobs(*v);
+    if (auto v = entries.find("prompt_logprobs")) p.prompt_logprobs = read_logprobs(*v);
+    if (auto v = entries.find("ignore_eos")) p.ignore_eos = v->boolean();
+    entries.finish();
+    return p;
+}
+
+void write_progress(Writer& writer, const Progress& progress) {
+    writer.map(4).str("prompt_ids").numbers(progress.prompt_ids);
+    writer.str("token_ids").numbers(progress.token_ids);
+    writer.str("seed").number(progress.seed);
+    writer.str("fingerprint").str(progress.fingerprint);
+}
+
+Progress read_progress(Value value) {
+    Entries entries = value.entries(4);
+    Progress progress;
+    progress.prompt_ids = entries.take("prompt_ids").numbers(kPromptIdsMax);
+    progress.token_ids = entries.take("token_ids").numbers(kPromptIdsMax);
+    progress.seed = entries.take("seed").u64();
+    progress.fingerprint = read_fingerprint(entries.take("fingerprint"));
+    entries.finish();
+    return progress;
+}
+
+std::string read_fingerprint(Value value) {
+    constexpr size_t kDigits = 16;
+    std::string text = value.str(kDigits);
+    const bool hex = text.size() == kDigits && std::all_of(text.begin(), text.end(), [](char c) {
+                         return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+                     });
+    if (!hex) value.fail("is not 16 hex digits");
+    return text;
+}
+
+}  // namespace chatloop::wire

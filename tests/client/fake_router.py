@@ -1,0 +1,130 @@
+"""A router that answers as docs/protocol.md says, by a script that the test gives it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import zmq
+
+SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY = 1, 2, 3, 4, 5
+ACCEPTED, PIECE, PROMPT_PIECE, DONE, ERROR, PONG, STATUS = 65, 66, 67, 68, 69, 70, 71
+
+FINGERPRINT = "00c0ffee00c0ffee"
+Handler = Callable[["FakeRouter", list[Any]], None]
+
+
+class FakeRouter:
+    """Serves one front socket in a thread.
+
+    `handler(router, message)` gets every message but PING and STATUS, which are answered at once
+    unless `mute`. `heard` has all messages, in order, without their version.
+    """
+
+    def __init__(self, handler: Handler, *, incarnation: int = 7, port: int = 0) -> None:
+        self.heard: list[list[Any]] = []
+        self.mute = False
+        self.incarnation = incarnation
+        self._handler = handler
+        self._peers: dict[str, bytes] = {}  # request id -> the client that named it last
+        self._outgoing: queue.Queue[tuple[bytes, bytes]] = queue.Queue()
+        self._stopping = threading.Event()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rsplit(":", 1)[1])
+
+    def heard_of(self, kind: int) -> list[list[Any]]:
+        return [message for message in list(self.heard) if message[0] == kind]
+
+    def __enter__(self) -> FakeRouter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._context.destroy()
+
+    # ---- what a handler says; thread-safe ----
+
+    def send(self, request_id: str, *body: Any) -> None:
+        self.send_raw(request_id, msgpack.packb([1, *body], use_single_float=True))
+
+    def send_raw(self, request_id: str, message: bytes) -> None:
+        self._outgoing.put((self._peers[request_id], message))
+
+    def accept(self, request_id: str, prompt_ids: list[int], seed: int = 5, **info: Any) -> None:
+        info = {"fingerprint": FINGERPRINT, "model": "fake", **info}
+        self.send(request_id, ACCEPTED, request_id, {"prompt_ids": prompt_ids, "seed": seed, **info})
+
+    def piece(
+        self, request_id: str, index: int, ids: list[int], text: str, offset: int, logprobs: Any = None
+    ) -> None:
+        self.send(request_id, PIECE, request_id, index, ids, text, offset, logprobs)
+
+    def done(self, request_id: str, reason: str = "stop", stop: Any = None, tokens: int = 0) -> None:
+        info = {"finish_reason": reason, "stop": stop, "prompt_tokens": 3}
+        times = {"queue_ms": 0.5, "prefill_ms": 2.0, "decode_ms": 8.25}
+        self.send(request_id, DONE, request_id, {**info, "completion_tokens": tokens, **times})
+
+    def error(self, request_id: str, code: str, retryable: bool, committed: int = 0) -> None:
+        self.send(request_id, ERROR, request_id, code, "no luck", retryable, committed)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set() or not self._outgoing.empty():
+            if self._socket.poll(2, zmq.POLLIN):
+                peer, body = self._socket.recv_multipart()
+                self._on_message(peer, msgpack.unpackb(body))
+            while not self._outgoing.empty():
+                self._socket.send_multipart(self._outgoing.get())
+
+    def _on_message(self, peer: bytes, message: list[Any]) -> None:
+        version, *body = message
+        assert version == 1
+        self.heard.append(body)
+        if body[0] == PING:
+            answer = [1, PONG, body[1], self.incarnation]
+        elif body[0] == STATUS_QUERY:
+            answer = [1, STATUS, {"router": "fake", "ready": True, "workers": [{"name": "w0"}]}]
+        else:
+            self._peers[body[1]] = peer
+            self._handler(self, body)
+            return
+        if not self.mute:
+            self._outgoing.put((peer, msgpack.packb(answer)))
+
+
+WORDS = ["Paris", " is", " not", " Rome", "."]
+
+
+def word_handler(router: FakeRouter, message: list[Any]) -> None:
+    """Answers every SUBMIT with WORDS, one piece each, and CANCEL as the protocol says."""
+    request_id = message[1]
+    if message[0] == CANCEL:
+        router.done(request_id, "cancelled")
+        return
+    router.accept(request_id, [1, 2, 3])
+    offset = 0
+    for index, word in enumerate(WORDS):
+        router.piece(request_id, index, [10 + index], word, offset)
+        offset += len(word.encode())
+    router.done(request_id, tokens=len(WORDS))
+
+
+def silent_handler(router: FakeRouter, message: list[Any]) -> None:
+    """Accepts and then says nothing more, but ends what is cancelled."""
+    if message[0] == SUBMIT:
+        router.accept(message[1], [1, 2, 3])
+    elif message[0] == CANCEL:
+        router.done(message[1], "cancelled")

@@ -1,0 +1,76 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+from fake_router import SUBMIT, FakeRouter, word_handler
+
+
+def chatloop(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chatloop", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+
+
+def test_generate_prints_the_text_and_the_stats() -> None:
+    with FakeRouter(word_handler) as router:
+        ended = chatloop("generate", "hi", "--endpoint", router.endpoint, "--stats")
+    assert (ended.returncode, ended.stdout) == (0, "Paris is not Rome.\n")
+    pattern = r"3 prompt tokens, 5 completion tokens, [\d.]+ tokens/s, first token after \d+ ms, stop\n"
+    assert re.fullmatch(pattern, ended.stderr)
+
+
+def test_generate_passes_its_options_on_and_prints_json() -> None:
+    options = ["--chat", "--max-tokens", "9", "--temperature", "0.5", "--seed", "3", "--stop", "a"]
+    with FakeRouter(word_handler) as router:
+        ended = chatloop("generate", "-", "--endpoint", router.endpoint, "--json", *options, text="hi")
+        [submit] = router.heard_of(SUBMIT)
+    assert submit[2] == {
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "seed": 3,
+        "stop": ["a"],
+    }
+    result = json.loads(ended.stdout)
+    assert result["text"] == "Paris is not Rome."
+    assert result["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+
+
+def test_status_and_ping() -> None:
+    with FakeRouter(word_handler) as router:
+        status = chatloop("status", "--endpoint", router.endpoint)
+        ping = chatloop("ping", "--endpoint", router.endpoint)
+    assert status.stdout.splitlines() == [
+        "router       fake",
+        "ready        True",
+        "worker       name=w0",
+    ]
+    assert re.fullmatch(r"router 0000000000000007: [\d.]+ ms\n", ping.stdout)
+
+
+def test_an_error_is_one_line_and_an_exit_code() -> None:
+    def refuse(router: FakeRouter, message: list[Any]) -> None:
+        router.error(message[1], "queue_full", True)
+
+    with FakeRouter(refuse) as router:
+        ended = chatloop("generate", "hi", "--endpoint", router.endpoint)
+        endpoint = router.endpoint
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "chatloop: queue_full: no luck\n"
+
+    ended = chatloop("ping", "--endpoint", endpoint, "--connect-timeout", "0.2")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (69, 1)
+    assert ended.stderr.startswith("chatloop: unreachable: ")

@@ -1,0 +1,227 @@
+"""Routers that are missing, mute, restarted; forks; closing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from fake_router import (
+    CANCEL,
+    FINGERPRINT,
+    RESUME,
+    SUBMIT,
+    WORDS,
+    FakeRouter,
+    silent_handler,
+    word_handler,
+)
+
+from chatloop import ChatLoopError, Client
+
+
+@pytest.fixture
+def mute_port() -> Any:
+    """A port that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_missing_router_is_unreachable_after_the_connect_timeout() -> None:
+    started_s = time.monotonic()
+    with Client(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.3) as client:
+        for call in (lambda: client.generate(prompt="x"), client.ping, client.status):
+            with pytest.raises(ChatLoopError) as caught:
+                call()
+            assert (caught.value.code, caught.value.retryable) == ("unreachable", True)
+    assert 0.9 <= time.monotonic() - started_s < 3.0
+
+
+def test_a_port_that_is_no_router_is_unreachable(mute_port: int) -> None:
+    with Client(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.3) as client:
+        with pytest.raises(ChatLoopError) as caught:
+            client.ping()
+    assert caught.value.code == "unreachable"
+
+
+def test_a_router_that_comes_later_is_found() -> None:
+    port = free_port()
+    with Client(f"tcp://127.0.0.1:{port}", connect_timeout_s=0.1) as client:
+        with pytest.raises(ChatLoopError):
+            client.ping()
+        with FakeRouter(word_handler, port=port):
+            deadline_s = time.monotonic() + 8.0
+            text = ""
+            while not text and time.monotonic() < deadline_s:
+                try:
+                    text = client.generate(prompt="x").text
+                except ChatLoopError as error:
+                    assert error.code == "unreachable"
+            assert text == "".join(WORDS)
+
+
+def test_an_endpoint_that_is_none_is_an_error_in_the_request() -> None:
+    with Client("nonsense") as client, pytest.raises(ChatLoopError) as caught:
+        client.ping()
+    assert (caught.value.code, caught.value.retryable) == ("invalid_request", False)
+
+
+def test_an_answer_that_does_not_come_times_out_and_is_cancelled() -> None:
+    with FakeRouter(silent_handler) as router, Client(router.endpoint) as client:
+        started_s = time.monotonic()
+        with pytest.raises(ChatLoopError) as caught:
+            client.generate(prompt="x", timeout_s=0.2)
+        assert 0.2 <= time.monotonic() - started_s < 2.0
+        assert (caught.value.code, caught.value.retryable) == ("timeout", True)
+        client.ping()
+        assert len(router.heard_of(CANCEL)) == 1
+
+
+def test_queries_time_out_and_leave_no_trace() -> None:
+    with FakeRouter(word_handler) as router, Client(router.endpoint, timeout_s=0.1) as client:
+        router.mute = True
+        for call in (client.ping, client.status):
+            with pytest.raises(ChatLoopError) as caught:
+                call()
+            assert caught.value.code == "timeout"
+        router.mute = False
+        assert client.status()["router"] == "fake"
+        assert client.ping().router_incarnation == 7
+
+
+def test_a_router_that_falls_silent_is_unreachable() -> None:
+    def handler(router: FakeRouter, message: list[Any]) -> None:
+        if message[0] == SUBMIT:
+            router.mute = True
+            router.accept(message[1], [1])
+            router.piece(message[1], 0, [1, 2], "ab", 0)
+
+    with FakeRouter(handler) as router:
+        with Client(router.endpoint, silence_timeout_s=0.4) as client:
+            stream = client.stream(prompt="x")
+            assert next(stream).text == "ab"
+            with pytest.raises(ChatLoopError) as caught:
+                next(stream)
+    error = caught.value
+    assert (error.code, error.retryable, error.committed) == ("unreachable", True, 2)
+
+
+def first_half(router: FakeRouter, message: list[Any]) -> None:
+    if message[0] == SUBMIT:
+        router.accept(message[1], [1, 2, 3], seed=message[2]["seed"])
+        router.piece(message[1], 0, [10, 11], "Paris is", 0)
+
+
+def second_half(router: FakeRouter, message: list[Any]) -> None:
+    """Goes on after a RESUME, and repeats a token to be dropped."""
+    if message[0] == RESUME:
+        name, progress = message[1], message[4]
+        router.accept(name, progress["prompt_ids"], seed=progress["seed"])
+        router.piece(name, 1, [11, 12], " is not", 5)
+        router.piece(name, 3, [13], " Rome", 12)
+        router.done(name, "length", tokens=4)
+
+
+def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
+    with FakeRouter(first_half, incarnation=1) as router:
+        port = router.port
+        client = Client(router.endpoint)
+        stream = client.stream(prompt="x", seed=17, request_id="r")
+        assert next(stream).text == "Paris is"
+    with client, FakeRouter(second_half, incarnation=2, port=port) as router:
+        assert [piece.text for piece in stream] == [" not", " Rome"]
+        assert stream.result.token_ids == [10, 11, 12, 13]
+        assert stream.result.text == "Paris is not Rome"
+        [resume] = router.heard_of(RESUME)
+    progress = {"prompt_ids": [1, 2, 3], "token_ids": [10, 11], "seed": 17}
+    parameters = {"prompt": "x", "seed": 17}
+    assert resume[1:] == ["r", 1, parameters, {**progress, "fingerprint": FINGERPRINT}]
+
+
+def test_progress_continues_on_another_client_and_router() -> None:
+    with FakeRouter(first_half) as router, Client(router.endpoint) as client:
+        stream = client.stream(prompt="x", seed=17)
+        next(stream)
+        progress = stream.progress
+    assert progress is not None
+    with FakeRouter(second_half) as router, Client(router.endpoint) as client:
+        resumed = client.resume(progress)
+        assert [piece.text for piece in resumed] == [" not", " Rome"]
+    assert resumed.result.text == "Paris is not Rome"
+    assert resumed.result.seed == 17
+
+
+def test_close_does_not_hang_and_cancels() -> None:
+    with FakeRouter(silent_handler) as router:
+        client = Client(router.endpoint)
+        stream = client.stream(prompt="x", request_id="r")
+        started_s = time.monotonic()
+        client.close()
+        client.close()
+        assert time.monotonic() - started_s < 1.0
+        for call in (lambda: next(stream), client.ping):
+            with pytest.raises(ChatLoopError) as caught:
+                call()
+            assert caught.value.code == "closed"
+        deadline_s = time.monotonic() + 5.0
+        while not router.heard_of(CANCEL) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert router.heard_of(CANCEL) == [[CANCEL, "r"]]
+
+
+def test_close_does_not_hang_without_a_router(mute_port: int) -> None:
+    client = Client(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.05)
+    with pytest.raises(ChatLoopError):
+        client.stream(prompt="x")
+    started_s = time.monotonic()
+    client.close()
+    assert time.monotonic() - started_s < 1.0
+
+
+def test_a_process_that_never_closes_its_client_still_ends() -> None:
+    script = (
+        "import sys; from chatloop import Client\n"
+        "client = Client(sys.argv[1]); stream = client.stream(prompt='x'); print('running')"
+    )
+    with FakeRouter(silent_handler) as router:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", script, router.endpoint]
+        ended = subprocess.run(
+            command, env=environment, timeout=10, capture_output=True, check=True
+        )
+    assert ended.stdout == b"running\n"
+    assert ended.stderr == b""
+
+
+def test_a_fork_gets_a_link_of_its_own() -> None:
+    with FakeRouter(word_handler) as router, Client(router.endpoint, timeout_s=5) as client:
+        inherited = client.stream(prompt="x")
+        child = os.fork()
+        if child == 0:  # reports by its exit code and runs nothing of pytest's
+            code = 1
+            try:
+                signal.alarm(10)
+                try:
+                    next(inherited)
+                except ChatLoopError as error:
+                    inherited.close()
+                    answered = client.generate(prompt="y").text == "".join(WORDS)
+                    client.close()
+                    code = 0 if answered and error.code == "closed" else 2
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert [piece.text for piece in inherited] == WORDS
+        assert client.generate(prompt="z").text == "".join(WORDS)

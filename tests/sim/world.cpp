@@ -1,0 +1,251 @@
+#include "world.hpp"
+
+#include <algorithm>
+
+namespace chatloop::sim {
+
+namespace {
+
+constexpr uint32_t kBlocks = 24;
+constexpr uint64_t kStepsMax = 2'000'000;
+
+}  // namespace
+
+World::World(uint64_t seed) : random_(seed) {
+    build(seed);
+    add_requests();
+}
+
+void World::build(uint64_t seed) {
+    stages_ = 1 + random_.below(4);
+    LocalClusterConfig config;
+    for (uint32_t i = 0; i < stages_; ++i) {
+        stage_computes_.push_back(std::make_unique<HashStage>(i, i == 0, kBlocks));
+        config.stages.push_back({stage_computes_.back().get(), i, i + 1});
+    }
+    ClusterConfig& cluster = config.router.cluster;
+    cluster.model_id = "hash";
+    cluster.cut_id = "cut";
+    cluster.fingerprint = 42;
+    cluster.layers = stages_;
+    cluster.width = kWidth;
+    cluster.vocab = kVocab;
+    config.router.model_name = "hash";
+    config.router.context_length = 256;
+    config.router.stop_ids = {0};
+    config.router.seed = seed;
+    config.router.max_batch_size = 1 + random_.below(8);
+    config.router.prefill_rows = 1 + random_.below(80);
+    config.head = &head_;
+    config.kernels = kernel::find_kernels("reference", kernel::cpu_features());
+    config.hosted_sampler = random_.one_in(2);
+    config.share = {2 + random_.below(6), 64u << 10, 1 + random_.below(6), kBlocks};
+    config.blocks_per_slot = 8;
+    cluster_ = std::make_unique<LocalCluster>(config, text_, [](char, const std::string&,
+                                                                const std::string&) {});
+}
+
+void World::add_requests() {
+    const uint32_t clients = 1 + random_.below(4);
+    for (uint32_t c = 0; c < clients; ++c) {
+        const std::string name = "client-" + std::to_string(c);
+        cluster_->attach_client(name, [this, name](const wire::RouterBody& body, TimeUs) {
+            hear(name, body);
+        });
+    }
+    const uint32_t count = 3 + random_.below(12);
+    for (uint32_t i = 0; i < count; ++i) {
+        SimRequest request = make_request(i);
+        request.client = "client-" + std::to_string(random_.below(clients));
+        expect(request);
+        if (!request.expected.empty() && random_.one_in(5)) {  // begun elsewhere
+            wire::Progress progress;
+            progress.prompt_ids = std::get<std::vector<uint32_t>>(request.submit.parameters.prompt);
+            const uint32_t kept = random_.below(static_cast<uint32_t>(request.expected.size()));
+            progress.token_ids.assign(request.expected.begin(), request.expected.begin() + kept);
+            progress.seed = *request.submit.parameters.seed;
+            progress.fingerprint = "000000000000002a";
+            request.tokens = progress.token_ids;
+            request.resume = std::move(progress);
+        }
+        requests_.push_back(std::move(request));
+    }
+}
+
+SimRequest World::make_request(uint32_t index) {
+    SimRequest request;
+    request.submit.request_id = "r" + std::to_string(index);
+    wire::Parameters& p = request.submit.parameters;
+    std::vector<uint32_t> prompt(1 + random_.below(random_.one_in(3) ? 180 : 30));
+    for (uint32_t& id : prompt) id = 1 + random_.below(kVocab - 2);
+    p.prompt = prompt;
+    p.max_tokens = random_.one_in(8) ? 0 : 1 + random_.below(40);
+    p.seed = random_.next();
+    if (random_.one_in(2)) {
+        p.temperature = 0.25f * static_cast<float>(1 + random_.below(8));
+        if (random_.one_in(2)) p.top_k = 1 + random_.below(20);
+        if (random_.one_in(2)) p.top_p = 0.9f;
+        if (random_.one_in(3)) p.min_p = 0.05f;
+    }
+    if (random_.one_in(3)) p.stop = {std::string(1, static_cast<char>(33 + random_.below(90)))};
+    if (random_.one_in(3)) p.logprobs = random_.below(4);
+    if (random_.one_in(3) || p.max_tokens == 0) p.prompt_logprobs = random_.below(3);
+    p.ignore_eos = random_.one_in(4);
+    request.at = now_ + random_.below(400'000);
+    if (random_.one_in(6)) request.cancel_at = request.at + random_.below(300'000);
+    return request;
+}
+
+// The tokens that must come, straight from the definition.
+void World::expect(SimRequest& request) const {
+    const wire::Parameters& p = request.submit.parameters;
+    const auto* kernels = kernel::find_kernels("reference", kernel::cpu_features());
+    std::vector<uint32_t> ids = std::get<std::vector<uint32_t>>(p.prompt);
+    SamplingParams sampling;
+    sampling.temperature = p.temperature;
+    sampling.top_k = p.top_k;
+    sampling.top_p = p.top_p;
+    sampling.min_p = p.min_p;
+    sampling.seed = *p.seed;
+    SamplingScratch scratch;
+    request.expected_reason = "length";
+    for (uint32_t index = 0; index < p.max_tokens; ++index) {
+        std::vector<float> logits(kVocab);
+        hash_logits(hash_oracle(stages_, ids).back(), logits.data());
+        if (p.ignore_eos) logits[0] = -INFINITY;
+        const uint32_t token = sample(*kernels, logits, sampling, index, scratch);
+        if (token == 0) {
+            request.expected_reason = "stop";
+            return;
+        }
+        ids.push_back(token);
+        request.expected.push_back(token);
+        const auto character = static_cast<char>(32 + token);
+        if (!p.stop.empty() && p.stop[0][0] == character) {
+            request.expected_reason = "stop";
+            return;
+        }
+        request.expected_text += character;
+    }
+}
+
+SimRequest* World::find(const std::string& client, const std::string& id) {
+    for (SimRequest& request : requests_)
+        if (request.client == client && request.submit.request_id == id) return &request;
+    return nullptr;
+}
+
+void World::hear(const std::string& client, const wire::RouterBody& body) {
+    const auto broken = [&](const std::string& what) {
+        if (broken_.empty()) broken_ = what;
+    };
+    const auto request_of = [&](const std::string& id) -> SimRequest* {
+        SimRequest* request = find(client, id);
+        if (request == nullptr || request->done || request->failure) {
+            broken("a message for " + id + ", which does not run");
+            return nullptr;
+        }
+        return request;
+    };
+    if (const auto* accepted = std::get_if<wire::Accepted>(&body)) {
+        if (SimRequest* r = request_of(accepted->request_id)) r->accepted = true;
+    } else if (const auto* piece = std::get_if<wire::Piece>(&body)) {
+        SimRequest* r = request_of(piece->request_id);
+        if (r == nullptr) return;
+        if (piece->index != r->tokens.size()) broken("a piece out of order for " + piece->request_id);
+        r->tokens.insert(r->tokens.end(), piece->token_ids.begin(), piece->token_ids.end());
+        r->text += piece->text;
+    } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&body)) {
+        SimRequest* r = request_of(prompt->request_id);
+        if (r == nullptr) return;
+        if (prompt->index != r->prompt.size()) broken("a prompt piece out of order");
+        r->prompt.insert(r->prompt.end(), prompt->entries.begin(), prompt->entries.end());
+    } else if (const auto* done = std::get_if<wire::Done>(&body)) {
+        if (SimRequest* r = request_of(done->request_id)) r->done = *done;
+    } else if (const auto* failure = std::get_if<wire::Failure>(&body)) {
+        SimRequest* r = failure->request_id ? find(client, *failure->request_id) : nullptr;
+        if (r == nullptr) return broken("an error for nobody: " + failure->message);
+        // A cancel that came after the end is answered with an error of its own.
+        if (!r->done && !r->failure) r->failure = *failure;
+    }
+}
+
+void World::speak() {
+    for (SimRequest& request : requests_) {
+        if (!request.sent && now_ >= request.at) {
+            request.sent = true;
+            if (request.resume) {
+                wire::Resume resume{request.submit.request_id, 1, request.submit.parameters,
+                                    *request.resume};
+                cluster_->send(request.client, resume);
+            } else {
+                cluster_->send(request.client, request.submit);
+            }
+        }
+        if (request.sent && !request.cancel_sent && now_ >= request.cancel_at) {
+            request.cancel_sent = true;
+            cluster_->send(request.client, wire::Cancel{request.submit.request_id});
+        }
+    }
+}
+
+bool World::all_ended() const {
+    return std::all_of(requests_.begin(), requests_.end(),
+                       [](const SimRequest& r) { return r.done || r.failure; });
+}
+
+void World::run() {
+    const auto choose = [this](size_t n) { return size_t{random_.below(static_cast<uint32_t>(n))}; };
+    const auto clock = [this] { return now_ += random_.below(200); };
+    bool draining = false;
+    while (steps_ < kStepsMax && broken_.empty()) {
+        ++steps_;
+        speak();
+        cluster_->tick(now_);
+        if (!draining && all_ended()) {
+            draining = true;
+            cluster_->router().drain(now_);
+            for (size_t i = 0; i < cluster_->workers(); ++i) cluster_->worker(i).drain(now_);
+        }
+        if (cluster_->step(choose, clock)) continue;
+        bool finished = cluster_->router().finished();
+        for (size_t i = 0; i < cluster_->workers(); ++i)
+            finished = finished && cluster_->worker(i).finished();
+        if (finished) return;
+        now_ += 1000;  // nothing can happen until a timer is due
+    }
+    if (broken_.empty()) broken_ = "it does not end";
+}
+
+std::string World::check() const {
+    if (!broken_.empty()) return broken_;
+    for (const SimRequest& r : requests_) {
+        const std::string& id = r.submit.request_id;
+        const uint32_t prompt_count =
+            static_cast<uint32_t>(std::get<std::vector<uint32_t>>(r.submit.parameters.prompt).size());
+        if (r.failure) return id + " failed: " + r.failure->message;
+        const bool cancelled = r.done->finish_reason == "cancelled";
+        if (cancelled && !r.cancel_sent) return id + " was cancelled by nobody";
+        const bool prefix = r.tokens.size() <= r.expected.size() &&
+                            std::equal(r.tokens.begin(), r.tokens.end(), r.expected.begin());
+        if (!prefix || (!cancelled && r.tokens != r.expected)) return id + " has other tokens";
+        if (cancelled) continue;
+        if (r.done->finish_reason != r.expected_reason) return id + " ended for another reason";
+        if (!r.resume && r.text != r.expected_text) return id + " has another text";
+        if (r.done->completion_tokens != r.expected.size()) return id + " counts other tokens";
+        if (r.submit.parameters.prompt_logprobs && r.prompt.size() != prompt_count)
+            return id + " misses prompt log-probabilities";
+    }
+    const Router& router = cluster_->router();
+    if (router.running() != 0 || router.waiting() != 0) return "the router still holds requests";
+    if (router.counters().results_bad != 0) return "a RESULT was bad";
+    if (router.counters().routes_down != 0) return "a route went down without a fault";
+    for (size_t i = 0; i < cluster_->workers(); ++i) {
+        const WorkerCounters& c = cluster_->worker(i).counters();
+        if (c.frames_gap + c.frames_duplicate + c.headers_bad + c.control_bad != 0)
+            return "a worker saw a frame or message that must not be";
+    }
+    return {};
+}
+
+}  // namespace chatloop::sim

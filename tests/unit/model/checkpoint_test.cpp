@@ -1,0 +1,251 @@
+#include "chatloop/model/checkpoint.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "tiny_model.hpp"
+
+using namespace chatloop;
+using namespace chatloop::testing;
+using kernel::WeightType;
+
+namespace {
+
+using Metadata = std::map<std::string, std::string>;
+
+TinyOptions mixed_options() {
+    TinyOptions options;
+    options.biases = true;
+    options.embed = WeightType::kQ4Min;
+    options.types = {WeightType::kQ8,  WeightType::kQ4,  WeightType::kQ4Min, WeightType::kF16,
+                     WeightType::kF32, WeightType::kBf16, WeightType::kQ8,   WeightType::kQ4Min};
+    return options;
+}
+
+void write_tiny(const TempDir& dir, const std::vector<int32_t>& ends) {
+    TinyModel(mixed_options()).write(dir.path(), ends);
+}
+
+ModelSpec spec_of(const TempDir& dir) {
+    Result<ModelSpec> spec = read_spec(dir.path());
+    REQUIRE_MESSAGE(spec.ok(), (spec.ok() ? "" : spec.error().message));
+    return *spec;
+}
+
+std::vector<uint8_t> read_bytes(const std::filesystem::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// Rewrites a partition file with other tensors or metadata, and its size in the ModelSpec.
+void rewrite(const TempDir& dir, ModelSpec& spec, size_t partition,
+             const std::function<void(std::vector<RawTensor>&, Metadata&)>& change) {
+    PartitionEntry& entry = spec.partitions[partition];
+    Result<SafetensorsFile> file = SafetensorsFile::open(dir.path() / entry.file);
+    REQUIRE(file.ok());
+    std::vector<RawTensor> tensors;
+    for (const auto& [name, info] : file->header().tensors) {
+        if (name.starts_with("pad.")) continue;
+        const uint8_t* data = file->data(info);
+        tensors.push_back({name, std::string(dtype_name(info.dtype)), info.shape,
+                           std::vector<uint8_t>(data, data + info.bytes)});
+    }
+    Metadata metadata;
+    for (const auto& [name, value] : file->header().metadata) metadata[name] = value;
+    change(tensors, metadata);
+    std::filesystem::remove(dir.path() / entry.file);
+    const std::vector<uint8_t> bytes = safetensors_bytes(tensors, metadata);
+    write_file(dir.path() / entry.file, bytes);
+    entry.bytes = bytes.size();
+}
+
+RawTensor& tensor(std::vector<RawTensor>& tensors, const std::string& name) {
+    for (RawTensor& candidate : tensors) {
+        if (candidate.name == name) return candidate;
+    }
+    FAIL("no tensor " << name);
+    return tensors.front();
+}
+
+void check_refused(const Result<Checkpoint>& checkpoint, const std::string& message) {
+    CAPTURE(message);
+    REQUIRE_FALSE(checkpoint.ok());
+    CAPTURE(checkpoint.error().message);
+    CHECK(checkpoint.error().message.find(message) != std::string::npos);
+    CHECK(checkpoint.error().message.find('\n') == std::string::npos);
+}
+
+struct TensorFault {
+    const char* message;
+    std::function<void(std::vector<RawTensor>&)> change;
+};
+
+std::vector<TensorFault> tensor_faults() {
+    const auto remove = [](const char* name) {
+        return [name](std::vector<RawTensor>& all) {
+            std::erase_if(all, [name](const RawTensor& one) { return one.name == name; });
+        };
+    };
+    return {
+        {"\"layers.1.attn_norm\" is missing", remove("layers.1.attn_norm")},
+        {"\"layers.0.wq.scales\" is missing", remove("layers.0.wq.scales")},
+        {"\"rope.sin\" is missing", remove("rope.sin")},
+        {"\"layers.0.w1\" must have exactly one", remove("layers.0.w1.weight")},
+        {"\"embed\" must have exactly one", remove("embed.q4")},
+        {"\"layers.0.w1\" must have exactly one",
+         [](auto& all) { all.push_back({"layers.0.w1.q8", "I8", {1}, {0}}); }},
+        {"unknown tensor \"layers.1.wq.bias\"",
+         [](auto& all) { all.push_back({"layers.1.wq.bias", "U8", {1}, {0}}); }},
+        {"unknown tensor \"embed.extra\"",
+         [](auto& all) { all.push_back({"embed.extra", "U8", {1}, {0}}); }},
+        {"\"layers.0.ffn_norm\" is F32 [2, 32], the metadata asks for F32 [64]",
+         [](auto& all) { tensor(all, "layers.0.ffn_norm").shape = {2, 32}; }},
+        {"\"layers.0.wq.q8\" is U8", [](auto& all) { tensor(all, "layers.0.wq.q8").dtype = "U8"; }},
+        {"\"layers.0.w1.weight\" is U8 [6, 64, 64], the metadata asks for F32 [6, 64, 16]",
+         [](auto& all) {
+             tensor(all, "layers.0.w1.weight").dtype = "U8";
+             tensor(all, "layers.0.w1.weight").shape = {6, 64, 64};
+         }},
+    };
+}
+
+}  // namespace
+
+TEST_CASE("any layer range of any cut can be opened") {
+    for (const std::vector<int32_t>& ends : {std::vector<int32_t>{3}, {1, 3}, {2, 3}, {1, 2, 3}}) {
+        const TempDir dir;
+        write_tiny(dir, ends);
+        const ModelSpec spec = spec_of(dir);
+        for (int32_t first = 0; first < 3; ++first) {
+            for (int32_t end = first + 1; end <= 3; ++end) {
+                const Result<Checkpoint> opened =
+                    Checkpoint::open_layers(dir.path(), spec, first, end);
+                REQUIRE_MESSAGE(opened.ok(), (opened.ok() ? "" : opened.error().message));
+                const StageWeights& stage = opened->stage();
+                CHECK(stage.layer_first == first);
+                CHECK(stage.layer_end() == end);
+                CHECK(stage.has_embedding == (first == 0));
+                CHECK(stage.layers[0].wq.type == WeightType::kQ8);
+                CHECK(stage.layers[0].wv.type == WeightType::kQ4Min);
+                CHECK(stage.layers[0].w3.type == WeightType::kBf16);
+                CHECK(stage.layers[0].bq != nullptr);
+                CHECK(stage.layers[0].q_norm == nullptr);
+            }
+        }
+        CHECK_FALSE(Checkpoint::open_layers(dir.path(), spec, 0, 4).ok());
+        CHECK_FALSE(Checkpoint::open_layers(dir.path(), spec, 2, 2).ok());
+        CHECK_FALSE(Checkpoint::open_layers(dir.path(), spec, -1, 2).ok());
+        const Result<Checkpoint> head = Checkpoint::open_head(dir.path(), spec);
+        REQUIRE(head.ok());
+        CHECK(head->head().head.type == WeightType::kQ4Min);
+        CHECK(head->head().head.panels() == 7);
+    }
+}
+
+TEST_CASE("touch walks all bytes in slices") {
+    const TempDir dir;
+    write_tiny(dir, {3});
+    const ModelSpec spec = spec_of(dir);
+    Result<Checkpoint> part = Checkpoint::open_layers(dir.path(), spec, 1, 2);
+    Result<Checkpoint> whole = Checkpoint::open_layers(dir.path(), spec, 0, 3);
+    REQUIRE(part.ok());
+    REQUIRE(whole.ok());
+    CHECK(part->bytes_total() < whole->bytes_total());
+    CHECK(whole->bytes_total() < spec.partitions[0].bytes);
+    int slices = 0;
+    while (!whole->loaded()) {
+        const Result<bool> done = whole->touch(10000);
+        REQUIRE(done.ok());
+        CHECK(*done == whole->loaded());
+        ++slices;
+    }
+    CHECK(whole->bytes_touched() == whole->bytes_total());
+    CHECK(slices == static_cast<int>((whole->bytes_total() + 8191) / 8192));
+}
+
+TEST_CASE("a scale or minimum that is not finite is refused, naming the tensor") {
+    for (const uint16_t bits : std::vector<uint16_t>{0x7c00, 0xfc00, 0x7e00, 0xfc01}) {
+        for (const char* name : {"layers.1.wv.scales", "embed.scales"}) {
+            const TempDir dir;
+            write_tiny(dir, {3});
+            ModelSpec spec = spec_of(dir);
+            rewrite(dir, spec, 0, [&](auto& all, Metadata&) {
+                RawTensor& scales = tensor(all, name);
+                std::memcpy(scales.bytes.data() + scales.bytes.size() - 2, &bits, 2);
+            });
+            Result<Checkpoint> opened = Checkpoint::open_layers(dir.path(), spec, 0, 3);
+            REQUIRE(opened.ok());
+            const Result<bool> done = opened->touch(1 << 30);
+            REQUIRE_FALSE(done.ok());
+            CHECK(done.error().message.find(name) != std::string::npos);
+            CHECK_FALSE(opened->loaded());
+        }
+    }
+}
+
+TEST_CASE("files of another model, cut, version or range are refused") {
+    struct Foreign {
+        const char* field;
+        const char* value;
+        const char* message;
+    };
+    for (const Foreign& foreign : {
+             Foreign{"model_id", "ffffffffffffffffffffffffffffffff", "partition of another model"},
+             Foreign{"cut_id", "ffffffffffffffff", "partition of another cut"},
+             Foreign{"numerics_abi", "2", "numerics_abi"},
+             Foreign{"format_version", "2", "format_version"},
+             Foreign{"format", "pt", "not a partition file"},
+             Foreign{"layer_first", "1", "layer range"},
+             Foreign{"layer_end", "9", "layer range"},
+         }) {
+        const TempDir dir;
+        write_tiny(dir, {2, 3});
+        ModelSpec spec = spec_of(dir);
+        rewrite(dir, spec, 1,
+                [&](auto&, Metadata& metadata) { metadata[foreign.field] = foreign.value; });
+        check_refused(Checkpoint::open_layers(dir.path(), spec, 0, 3), foreign.message);
+        CHECK(Checkpoint::open_layers(dir.path(), spec, 0, 2).ok());  // does not need that file
+    }
+}
+
+TEST_CASE("partition files of two splits cannot be mixed") {
+    const TempDir one;
+    const TempDir two;
+    write_tiny(one, {1, 3});
+    write_tiny(two, {2, 3});
+    const ModelSpec spec = spec_of(one);
+    std::filesystem::copy_file(two.path() / "partition_head.safetensors",
+                               one.path() / "partition_head.safetensors",
+                               std::filesystem::copy_options::overwrite_existing);
+    check_refused(Checkpoint::open_head(one.path(), spec), "partition of another cut");
+}
+
+TEST_CASE("a missing, short or damaged file is refused") {
+    const TempDir dir;
+    write_tiny(dir, {2, 3});
+    const ModelSpec spec = spec_of(dir);
+    const auto path = dir.path() / "partition_1.safetensors";
+    std::vector<uint8_t> bytes = read_bytes(path);
+    bytes[9] = '!';
+    write_file(path, bytes);
+    check_refused(Checkpoint::open_layers(dir.path(), spec, 0, 3), "not valid JSON");
+    bytes.pop_back();
+    write_file(path, bytes);
+    check_refused(Checkpoint::open_layers(dir.path(), spec, 0, 3), "copy it again");
+    std::filesystem::remove(path);
+    check_refused(Checkpoint::open_layers(dir.path(), spec, 0, 3), "No such file");
+}
+
+TEST_CASE("every tensor is there, of its type and shape, and no other") {
+    for (const TensorFault& fault : tensor_faults()) {
+        const TempDir dir;
+        write_tiny(dir, {3});
+        ModelSpec spec = spec_of(dir);
+        rewrite(dir, spec, 0, [&](auto& all, Metadata&) { fault.change(all); });
+        check_refused(Checkpoint::open_layers(dir.path(), spec, 0, 3), fault.message);
+    }
+}
