@@ -41,6 +41,8 @@ READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 SOCKET_PATH_BYTES_MAX = 90  # of 107; supervisord appends its pid while it binds
 
+RPC_ERRORS = (OSError, http.client.HTTPException, xmlrpc.client.Error)
+
 EXIT_MEANING = {
     64: "its configuration or model files are not valid",
     65: "a port is in use",
@@ -255,14 +257,14 @@ def wait_until_supervised(run):
         try:
             if supervisor_pid(run) and supervisor_rpc(run).getState()["statename"] == "RUNNING":
                 return
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+        except RPC_ERRORS:
             pass
         time.sleep(0.02)
     raise ClusterError("supervisord does not answer", f"Its log: {run / 'log' / 'supervisord.log'}")
 
 
 def stop(args):
-    """The router drains first, then the stages at once, supervisord ends last. No cluster is fine."""
+    """The router drains first, then all stages, supervisord ends last. No cluster is fine."""
     pid = supervisor_pid(args.run)
     if pid is None:
         return
@@ -270,8 +272,8 @@ def stop(args):
         rpc = supervisor_rpc(args.run)
         rpc.stopProcess(ROUTER)
         rpc.stopAllProcesses()
-    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
-        pass  # not there yet, or on its way out; TERM does the same, a second for each process
+    except RPC_ERRORS:
+        pass  # not there yet, or on its way out; TERM does the same, only slower
     deadline = time.monotonic() + STOP_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
@@ -290,7 +292,8 @@ def status(args):
             f"no cluster runs in {args.run}", "Start one: scripts/quickstart.sh --keep"
         )
     for info in supervisor_rpc(args.run).getAllProcessInfo():
-        print(f"{info['name']:12} {info['statename']:10} pid {info['pid']:<8} {info['description']}")
+        name, state, pid = info["name"], info["statename"], info["pid"]
+        print(f"{name:12} {state:10} pid {pid:<8} {info['description']}")
 
 
 def main():

@@ -1,4 +1,4 @@
-"""A made-up build and model: the actors are small scripts, so that only the launcher is on trial."""
+"""A made-up build and model: the actors are small scripts, only the launcher is on trial."""
 
 import json
 import pathlib
