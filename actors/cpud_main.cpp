@@ -8,7 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "chatloop/bus/clock.hpp"
+#include "chatloop/bus/system.hpp"
 #include "chatloop/host/local_cluster.hpp"
 #include "chatloop/text/text.hpp"
 #include "common.hpp"

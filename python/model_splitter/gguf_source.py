@@ -160,6 +160,7 @@ class GgufSource:
         layer_names = [f"{name}.weight" for name in (*LAYER_NORMS.values(),
                                                      *LAYER_MATRICES.values())]
         layer_names += [f"{name}.bias" for name in LAYER_BIASES.values()]
+        self._tensor(f"blk.{self.spec.n_layers - 1}.attn_norm.weight")  # bounds a damaged count
         for layer in range(self.spec.n_layers):
             known.update(f"blk.{layer}.{name}" for name in layer_names)
         for name in self.tensors:

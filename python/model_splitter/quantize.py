@@ -8,7 +8,7 @@ from model_splitter.errors import SplitError
 from model_splitter.matrices import GROUP, Matrix, pack_nibbles
 
 F16_MAX = 65504.0
-ROWS_AT_ONCE_WEIGHTS = 1 << 22  # bounds the working memory of the int4 search
+ROWS_AT_ONCE_WEIGHTS = 1 << 18  # of the int4 search: its arrays then stay in the cache
 # Candidate ranges of the int4 search: the group's range, shrunk about its middle.
 INT4_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80)
 

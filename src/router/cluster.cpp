@@ -158,6 +158,13 @@ void Cluster::lose(Incarnation incarnation, const std::string& why, TimeUs now) 
     form_at_ = now;
 }
 
+// If this was a false alarm, its next message is answered with UNKNOWN and it says HELLO again.
+void Cluster::on_unreachable(const std::string& peer, TimeUs now) {
+    const auto worker = std::find_if(workers_.begin(), workers_.end(),
+                                     [&](const auto& entry) { return entry.second.peer == peer; });
+    if (worker != workers_.end()) lose(worker->first, "cannot be reached", now);
+}
+
 void Cluster::on_tick(TimeUs now) {
     const TimeUs dead_us =
         TimeUs{config_.heartbeat_interval_ms} * config_.failure_threshold * kMillisecondUs;

@@ -34,6 +34,11 @@ void Router::on_link(LinkId link, bool up, TimeUs now) {
     schedule(now);
 }
 
+void Router::on_worker_gone(const std::string& peer, TimeUs now) {
+    cluster_.on_unreachable(peer, now);
+    schedule(now);
+}
+
 void Router::on_route_up(const Route& route, TimeUs now) {
     (void)now;
     ++counters_.routes_up;

@@ -84,6 +84,7 @@ public:
     Cluster(const ClusterConfig& config, Outbox& outbox, Events& events);
 
     void on_control(const std::string& peer, wire::ByteView bytes, TimeUs now);
+    void on_unreachable(const std::string& peer, TimeUs now);
     void on_link(LinkId link, bool up, TimeUs now);
     void on_tick(TimeUs now);
     TimeUs next_timer() const;

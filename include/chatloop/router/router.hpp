@@ -65,6 +65,7 @@ public:
     void on_control(const std::string& peer, wire::ByteView bytes, TimeUs now);
     void on_client(const std::string& client, wire::ByteView bytes, TimeUs now);
     void on_client_gone(const std::string& client, TimeUs now);
+    void on_worker_gone(const std::string& peer, TimeUs now);  // its control cannot be reached
     void on_result(Message bytes, TimeUs now);
     void on_link(LinkId link, bool up, TimeUs now);
     void on_tick(TimeUs now);

@@ -19,8 +19,8 @@ struct Query {
     float l;
 };
 
-inline int32_t at_least(int32_t x, int32_t low) { return x < low ? low : x; }
-inline int32_t at_most(int32_t x, int32_t high) { return x > high ? high : x; }
+static inline int32_t at_least(int32_t x, int32_t low) { return x < low ? low : x; }
+static inline int32_t at_most(int32_t x, int32_t high) { return x > high ? high : x; }
 
 // s[t][0..64) = q_t . k_j over the transposed block.
 template <class V, int T>

@@ -1,0 +1,66 @@
+#include "node.hpp"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "common.hpp"
+
+namespace chatloop::actors {
+
+Node::Node(std::string actor) : actor_(std::move(actor)) {
+    loop_.add_fd(signals_.fd(), [this](TimeUs now) {
+        while (signals_.take() != 0) on_terminate(now);
+    });
+}
+
+void Node::open_link(LinkId id, const std::string& endpoint) {
+    const TimeUs now = monotonic_now();
+    if (const Status valid = check_endpoint(endpoint); !valid) {
+        log_line('w', "a peer gave an endpoint that is none: " + valid.error().message);
+        return;  // the link never comes up, and its route is given up
+    }
+    auto link = std::make_unique<Link>(context_, endpoint, now);
+    loop_.add_link(*link, [this, id](TimeUs at, bool up) { on_link_change(id, up, at); });
+    links_[id] = std::move(link);
+}
+
+void Node::close_link(LinkId id) {
+    const auto link = links_.find(id);
+    if (link == links_.end()) return;
+    loop_.remove_link(*link->second);
+    links_.erase(link);
+}
+
+void Node::send_data(LinkId id, Message frame) {
+    const auto link = links_.find(id);
+    if (link == links_.end()) return;
+    const bool queued = link->second->send(std::move(frame));
+    CL_ASSERT(queued);  // credits stay far below the bound of the queue
+}
+
+size_t Node::backlog(LinkId id) const {
+    const auto link = links_.find(id);
+    return link == links_.end() ? 0 : link->second->backlog();
+}
+
+void Node::bind_or_die(Socket& socket, const std::string& endpoint) {
+    if (const Status bound = socket.bind(endpoint); !bound) die(actor_, bound.error());
+}
+
+void die_with_parent() {
+    const pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) std::exit(kInternal);  // it died before we asked
+}
+
+std::string checked_endpoint(const std::string& actor, const std::string& option,
+                             const std::string& endpoint) {
+    if (const Status valid = check_endpoint(endpoint); !valid)
+        die(actor, {ErrorCode::kInvalidRequest, option + ": " + valid.error().message});
+    return endpoint;
+}
+
+}  // namespace chatloop::actors

@@ -1,0 +1,176 @@
+// chatloop-router: parse, wire, run.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "chatloop/router/router.hpp"
+#include "chatloop/text/text.hpp"
+#include "common.hpp"
+#include "node.hpp"
+
+namespace chatloop::actors {
+
+namespace {
+
+constexpr char kActor[] = "chatloop-router";
+
+struct Options {
+    std::string model;
+    std::string name = "router-0";
+    std::string ctrl = "tcp://127.0.0.1:7100";
+    std::string front = "tcp://127.0.0.1:7101";
+    std::string result = "tcp://127.0.0.1:7102";
+    std::string endpoints_file;
+    uint32_t max_batch_size = 32;
+    uint32_t prefill_rows = 64;
+    uint32_t max_queue_size = 512;
+    uint32_t heartbeat_interval_ms = 200;
+    uint32_t failure_threshold = 25;
+    std::string log_level = "info";
+};
+
+class RouterNode final : public Node {
+public:
+    RouterNode(const Options& options, const ModelSpec& spec, const TextEngine& text)
+        : Node(kActor),
+          ctrl_(context_, SocketKind::kRouter, SocketUse::kControl),
+          front_(context_, SocketKind::kRouter, SocketUse::kFront),
+          result_(context_, SocketKind::kPull, SocketUse::kData) {
+        bind_or_die(ctrl_, options.ctrl);
+        bind_or_die(front_, options.front);
+        bind_or_die(result_, options.result);
+        RouterConfig config = router_config(spec);
+        config.seed = random_u64();
+        config.max_batch_size = options.max_batch_size;
+        config.prefill_rows = options.prefill_rows;
+        config.max_queue_size = options.max_queue_size;
+        config.cluster.name = options.name;
+        config.cluster.incarnation = random_u64();
+        config.cluster.result_endpoint = result_.last_endpoint();
+        config.cluster.heartbeat_interval_ms = options.heartbeat_interval_ms;
+        config.cluster.failure_threshold = options.failure_threshold;
+        router_ = std::make_unique<Router>(config, *this, text, log_line);
+        wire();
+        write_endpoints(options.endpoints_file);
+    }
+
+    int run() {
+        log_line('i', "listening: ctrl " + ctrl_.last_endpoint() + ", front " +
+                          front_.last_endpoint() + ", result " + result_.last_endpoint());
+        loop_.run(*this);
+        log_line('i', "drained");
+        ctrl_.set_linger_ms(kLingerMs);
+        front_.set_linger_ms(kLingerMs);
+        return kDrained;
+    }
+
+    // Outbox. A peer that cannot be reached is told to the router at the next tick, not in the middle of
+    // what it is doing.
+    void send_control(const std::string& peer, std::vector<uint8_t> bytes) override {
+        Message message(std::move(bytes));
+        if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
+    }
+    void send_client(const std::string& peer, std::vector<uint8_t> bytes) override {
+        Message message(std::move(bytes));
+        // A client that is gone, or so slow that its whole queue is full.
+        if (front_.send_to(peer, message) != Io::kOk) clients_gone_.insert(peer);
+    }
+
+    // LoopHandler.
+    void on_tick(TimeUs now) override {
+        for (const std::string& peer : std::exchange(clients_gone_, {}))
+            router_->on_client_gone(peer, now);
+        for (const std::string& peer : std::exchange(workers_gone_, {}))
+            router_->on_worker_gone(peer, now);
+        router_->on_tick(now);
+        loop_.take_loop_gap();
+    }
+    TimeUs next_timer() const override {
+        const bool gone = !clients_gone_.empty() || !workers_gone_.empty();
+        return gone ? 0 : router_->next_timer();
+    }
+    bool has_work() const override { return router_->has_work(); }
+    void run_unit(TimeUs now) override { router_->run_unit(now); }
+    bool finished() const override { return router_->finished(); }
+
+private:
+    void wire() {
+        loop_.add_socket(ctrl_, Priority::kControl, [this](TimeUs now, Envelope envelope) {
+            router_->on_control(envelope.peer, envelope.message.bytes(), now);
+        });
+        loop_.add_socket(front_, Priority::kData, [this](TimeUs now, Envelope envelope) {
+            router_->on_client(envelope.peer, envelope.message.bytes(), now);
+        });
+        loop_.add_socket(result_, Priority::kData, [this](TimeUs now, Envelope envelope) {
+            router_->on_result(std::move(envelope.message), now);
+        });
+    }
+
+    void write_endpoints(const std::string& file) const {
+        if (file.empty()) return;
+        const nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
+                                          {"front", front_.last_endpoint()},
+                                          {"result", result_.last_endpoint()}};
+        const std::string part = file + ".part";
+        std::ofstream(part) << endpoints.dump() << "\n";
+        if (std::rename(part.c_str(), file.c_str()) != 0)
+            die(kActor, {ErrorCode::kBadFile, "--endpoints-file " + file + " cannot be written"});
+    }
+
+    void on_link_change(LinkId id, bool up, TimeUs now) override { router_->on_link(id, up, now); }
+    void on_terminate(TimeUs now) override { router_->drain(now); }
+
+    Socket ctrl_;
+    Socket front_;
+    Socket result_;
+    std::unique_ptr<Router> router_;
+    std::set<std::string> clients_gone_;
+    std::set<std::string> workers_gone_;
+};
+
+void add_options(CLI::App& app, Options& options) {
+    app.add_option("--model", options.model, "model directory")->required();
+    app.add_option("--name", options.name, "this router's name");
+    app.add_option("--ctrl", options.ctrl, "bind: control of the workers");
+    app.add_option("--front", options.front, "bind: clients");
+    app.add_option("--result", options.result, "bind: results; workers connect to it");
+    app.add_option("--endpoints-file", options.endpoints_file,
+                   "write the bound endpoints there as JSON");
+    app.add_option("--max-batch-size", options.max_batch_size, "decode rows per frame")
+        ->check(CLI::Range(1u, kFrameItemsMax));
+    app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
+        ->check(CLI::Range(1u, kFrameRowsMax - kFrameItemsMax));
+    app.add_option("--max-queue-size", options.max_queue_size, "requests that may wait")
+        ->check(CLI::Range(1u, 1u << 20));
+    app.add_option("--heartbeat-interval-ms", options.heartbeat_interval_ms, "both ways")
+        ->check(CLI::Range(10u, 60'000u));
+    app.add_option("--failure-threshold", options.failure_threshold,
+                   "silent intervals until a worker is dead")
+        ->check(CLI::Range(2u, 1000u));
+    app.add_option("--log-level", options.log_level)->check(CLI::IsMember({"info", "warn"}));
+}
+
+}  // namespace
+
+}  // namespace chatloop::actors
+
+int main(int argc, char** argv) {
+    using namespace chatloop;
+    using namespace chatloop::actors;
+    Options options;
+    CLI::App app("ChatLoop's router: requests in, tokens out", kActor);
+    add_options(app, options);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : kConfig;
+    }
+    die_with_parent();
+    value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's
+    const ModelSpec spec = value_or_die(kActor, read_spec(options.model));
+    const auto text = value_or_die(kActor, load_text_engine(options.model + "/tokenizer"));
+    start_log(kActor, options.log_level);
+    return RouterNode(options, spec, *text).run();
+}

@@ -1,0 +1,18 @@
+// chatloop-sampler: parse, wire, run.
+#include <CLI/CLI.hpp>
+
+#include "worker_node.hpp"
+
+int main(int argc, char** argv) {
+    using namespace chatloop::actors;
+    constexpr char kActor[] = "chatloop-sampler";
+    WorkerOptions options;
+    CLI::App app("ChatLoop's sampler: final norm, head, and the next token", kActor);
+    add_worker_options(app, options);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : kConfig;
+    }
+    return run_worker(kActor, options);
+}
