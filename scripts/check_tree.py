@@ -10,6 +10,7 @@ files of the tree.
 
 import argparse
 import pathlib
+import posixpath
 import re
 import subprocess
 import sys
@@ -212,6 +213,20 @@ def locked_requirements(files):
                     yield file.path, 1, f"not locked by version and hash: {requirement[:60]}"
 
 
+def live_links(files):
+    """Relative links of the pages lead somewhere."""
+    known = {file.path for file in files}
+    known |= {str(parent) for path in known for parent in pathlib.PurePosixPath(path).parents}
+    for file in files:
+        if file.suffix != ".md":
+            continue
+        for number, text in enumerate(file.text.splitlines(), 1):
+            for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), target))
+                if path not in known:
+                    yield file.path, number, f"a link to nothing: {target}"
+
+
 RULES = [
     dependency_arrows,
     library_homes,
@@ -225,6 +240,7 @@ RULES = [
     no_machine_paths,
     no_registry_hosts,
     locked_requirements,
+    live_links,
 ]
 
 GOOD_MESON = f"add_project_arguments('{NO_CONTRACTION}')\n"
@@ -284,6 +300,7 @@ SAMPLES = [
     (locked_requirements, "a/requirements.txt",
      "numpy==2.4.6\n",
      "numpy==2.4.6 \\\n    --hash=sha256:00\n"),
+    (live_links, "docs/a.md", "see [b](b.md)", "see [a](../docs/a.md#top) and [docs](../docs)"),
     (locked_requirements, "a/requirements.txt", "numpy>=2 --hash=sha256:00\n", "# nothing\n"),
 ]
 
