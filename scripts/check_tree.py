@@ -10,6 +10,7 @@ files of the tree.
 
 import argparse
 import pathlib
+import posixpath
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# ---- who may include whom (design: only actors/ joins both sides) ----
+# ---- who may include whom: zmq and the actor classes meet in actors/ only ----
 
 BUS_SEAM = {"bus/outbox.hpp", "bus/message.hpp"}  # what an actor class sees of the bus
 MODEL_SEAM = {"model/spec.hpp"}                   # what the router sees of the model
@@ -34,6 +35,8 @@ MAY_INCLUDE = {
     "stage": COMPUTE | BUS_SEAM,
     "sampler": COMPUTE | BUS_SEAM,
     "router": {"core", "wire", "health", "text"} | BUS_SEAM | MODEL_SEAM,
+    # all actors in one process, over a bus without sockets (cpud and the simulator)
+    "host": COMPUTE | {"health", "text", "stage", "sampler", "router"} | BUS_SEAM,
 }
 LIBRARY_HOME = {  # third-party headers that belong to one folder
     r"(zmq|zmq_addon)\.(hpp|h)": "bus",
@@ -91,8 +94,10 @@ def dependency_arrows(files):
             yield file.path, 1, f"folder {file.component} has no entry in MAY_INCLUDE"
             continue
         allowed = MAY_INCLUDE[file.component] | {file.component}
-        for line, match in file.matches(r'^\s*#\s*include\s*["<]chatloop/((\w+)/[^">]+)[">]'):
-            if match[2] not in allowed and match[1] not in allowed:
+        included = r'^\s*#\s*include\s*(?:["<]chatloop/|")((\w+)/[^">]+)[">]'
+        for line, match in file.matches(included):
+            ours = match[2] in MAY_INCLUDE or "chatloop/" in match[0]
+            if ours and match[2] not in allowed and match[1] not in allowed:
                 yield file.path, line, f"{file.component} may not include {match[1]}"
         for line, match in file.matches(r'^\s*#\s*include\s*"(\.\./[^"]*)"'):
             yield file.path, line, f"include from the root, not {match[1]}"
@@ -208,6 +213,20 @@ def locked_requirements(files):
                     yield file.path, 1, f"not locked by version and hash: {requirement[:60]}"
 
 
+def live_links(files):
+    """Relative links of the pages lead somewhere."""
+    known = {file.path for file in files}
+    known |= {str(parent) for path in known for parent in pathlib.PurePosixPath(path).parents}
+    for file in files:
+        if file.suffix != ".md":
+            continue
+        for number, text in enumerate(file.text.splitlines(), 1):
+            for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), target))
+                if path not in known:
+                    yield file.path, number, f"a link to nothing: {target}"
+
+
 RULES = [
     dependency_arrows,
     library_homes,
@@ -221,6 +240,7 @@ RULES = [
     no_machine_paths,
     no_registry_hosts,
     locked_requirements,
+    live_links,
 ]
 
 GOOD_MESON = f"add_project_arguments('{NO_CONTRACTION}')\n"
@@ -239,6 +259,7 @@ SAMPLES = [
     (dependency_arrows, "include/chatloop/stage/a.hpp",
      '#include "chatloop/router/router.hpp"',
      '#include "chatloop/model/compute.hpp"'),
+    (dependency_arrows, "src/wire/a.cpp", '#include "kernel/tables.hpp"', '#include "reader.hpp"'),
     (dependency_arrows, "src/unheard_of/a.cpp", "int x;", None),
     (dependency_arrows, "src/wire/a.cpp",
      '#include "../bus/socket.hpp"',
@@ -279,6 +300,7 @@ SAMPLES = [
     (locked_requirements, "a/requirements.txt",
      "numpy==2.4.6\n",
      "numpy==2.4.6 \\\n    --hash=sha256:00\n"),
+    (live_links, "docs/a.md", "see [b](b.md)", "see [a](../docs/a.md#top) and [docs](../docs)"),
     (locked_requirements, "a/requirements.txt", "numpy>=2 --hash=sha256:00\n", "# nothing\n"),
 ]
 

@@ -31,12 +31,12 @@ readonly cargo_minor_min=87  # of cargo 1.x, for the text crate
 
 cargo_is_new_enough() {
     local version
-    version=$(cargo --version 2> /dev/null) || return 1
+    version=$("$1" --version 2> /dev/null) || return 1
     [[ $version =~ ^cargo\ 1\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= cargo_minor_min))
 }
 
-# A cargo in PATH serves when it is new enough; else the security suite's, which installs /usr/bin/cargo.
-if ! cargo_is_new_enough; then
+# Any cargo in PATH serves when it is new enough; else the security suite's, found as /usr/bin/cargo.
+if ! cargo_is_new_enough cargo && ! cargo_is_new_enough /usr/bin/cargo; then
     packages+=(cargo-web rustc-web)
 fi
 
@@ -69,8 +69,3 @@ fi
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "${missing[@]}"
-hash -r
-cargo_is_new_enough || {
-    echo "$(command -v cargo) is older than 1.$cargo_minor_min; remove it from PATH or update it" >&2
-    exit 1
-}

@@ -8,10 +8,13 @@ All of it is unprivileged and lies in the run folder. Errors are two lines: the 
 """
 
 import argparse
+import contextlib
 import hashlib
+import http.client
 import json
 import os
 import pathlib
+import re
 import resource
 import shlex
 import signal
@@ -23,18 +26,22 @@ import tempfile
 import time
 import xmlrpc.client
 
-import msgpack
-import zmq
 from supervisor.xmlrpc import SupervisorTransport
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "python"))
+from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of the environment)
+
 HOST = "127.0.0.1"
-CTRL_PORT, FRONT_PORT, RESULT_PORT = 7100, 7101, 7102
-STAGE_PORT_FIRST = 7200
+ROUTER = "router-0"
+PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
+FRONT_OFFSET, RESULT_OFFSET, STAGE_OFFSET = 1, 2, 100
 PARTITIONS_MAX = 64
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 SOCKET_PATH_BYTES_MAX = 90  # of 107; supervisord appends its pid while it binds
+
+RPC_ERRORS = (OSError, http.client.HTTPException, xmlrpc.client.Error)
 
 EXIT_MEANING = {
     64: "its configuration or model files are not valid",
@@ -42,9 +49,6 @@ EXIT_MEANING = {
     66: "a key is missing or not valid",
     70: "it found a bug in itself",
 }
-
-# docs/protocol.md, client front
-PROTOCOL_VERSION, STATUS_REQUEST, STATUS_REPLY = 1, 5, 71
 
 
 class ClusterError(Exception):
@@ -65,14 +69,14 @@ def partition_count(model):
     path = model / "partition_metadata.json"
     try:
         return len(json.loads(path.read_text())["partitions"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClusterError(
             f"{path} is not a model's metadata: {error}",
             "Split the model with python/model_splitter/split_model.py.",
         ) from error
 
 
-def processes(build, model):
+def processes(build, model, base):
     """[(name, argument list, ports it binds)], in the order of the hops."""
     stages = partition_count(model)
     if stages > PARTITIONS_MAX:
@@ -82,16 +86,16 @@ def processes(build, model):
         )
     actors = build / "actors"
     router = [
-        actors / "chatloop-router", "--model", model, "--name", "router-0",
-        "--ctrl", endpoint(CTRL_PORT), "--front", endpoint(FRONT_PORT),
-        "--result", endpoint(RESULT_PORT),
+        actors / "chatloop-router", "--model", model, "--name", ROUTER,
+        "--ctrl", endpoint(base), "--front", endpoint(base + FRONT_OFFSET),
+        "--result", endpoint(base + RESULT_OFFSET),
     ]
-    result = [("router-0", router, [CTRL_PORT, FRONT_PORT, RESULT_PORT])]
+    result = [(ROUTER, router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET])]
     for k in range(stages):
-        port = STAGE_PORT_FIRST + k
+        port = base + STAGE_OFFSET + k
         stage = [
             actors / "chatloop-stage", "--model", model, "--partition", k, "--name", f"stage-{k}",
-            "--listen", endpoint(port), "--router", endpoint(CTRL_PORT),
+            "--listen", endpoint(port), "--router", endpoint(base),
         ]
         if k == stages - 1:
             stage.append("--with-sampler")
@@ -167,52 +171,52 @@ def write_config(run, commands):
     return config
 
 
+def last_exit(run, name):
+    """(how the process ended last, its exit code or None), as supervisord logged it."""
+    pattern = re.compile(rf"exited: {re.escape(name)} \((exit status (\d+)|terminated by \w+)")
+    log = (run / "log" / "supervisord.log").read_text(errors="replace")
+    ends = pattern.findall(log)
+    if not ends:
+        return "it did not start", None
+    how, code = ends[-1]
+    return how, int(code) if code else None
+
+
 def check_running(run, rpc):
     """Raises when a process has ended: with its last words and its exit code's meaning."""
     for info in rpc.getAllProcessInfo():
         if info["statename"] in ("STARTING", "RUNNING"):
             continue
-        log = run / "log" / f"{info['name']}.log"
+        name = info["name"]
+        log = run / "log" / f"{name}.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
-        status = info["exitstatus"]
-        meaning = EXIT_MEANING.get(status, f"exit code {status}, {info['statename']}")
+        how, code = last_exit(run, name)
         raise ClusterError(
-            f"{info['name']} ended: {meaning}. It said: {said}", f"Its whole log: {log}"
+            f"{name} ended ({how}): {EXIT_MEANING.get(code, 'unexpected')}. It said: {said}",
+            f"Its whole log: {log}",
         )
 
 
-def router_status(front):
-    """The router's view of the cluster (STATUS), or None while it does not answer."""
-    front.send(msgpack.packb([PROTOCOL_VERSION, STATUS_REQUEST]))
-    if not front.poll(500):
-        return None
-    reply = msgpack.unpackb(front.recv())
-    return reply[2] if reply[1] == STATUS_REPLY else None
-
-
-def wait_until_ready(run):
+def wait_until_ready(run, front_port):
+    """Returns when the router has a route on which every process answered."""
     rpc = supervisor_rpc(run)
-    front = zmq.Context.instance().socket(zmq.DEALER)
-    front.setsockopt(zmq.LINGER, 0)
-    front.setsockopt(zmq.RECONNECT_IVL, 20)
-    front.connect(endpoint(FRONT_PORT))
     deadline = time.monotonic() + READY_TIMEOUT_S
-    status = None
-    try:
+    seen = "no answer of the router"
+    with Client(endpoint(front_port), timeout_s=1.0, connect_timeout_s=1.0) as client:
         while time.monotonic() < deadline:
             check_running(run, rpc)
-            status = router_status(front)
-            if status and status["ready"]:
-                return
-            time.sleep(0.02)
-    finally:
-        front.close()
-    seen = [worker["name"] for worker in status["workers"]] if status else "no answer"
-    raise ClusterError(
-        f"not ready after {READY_TIMEOUT_S:.0f} s; the router knows these workers: {seen}",
-        f"The logs: {run / 'log'}",
-    )
+            try:
+                status = client.status()
+            except ChatLoopError as error:
+                seen = str(error)
+            else:
+                if status["ready"]:
+                    return
+                names = [worker["name"] for worker in status["workers"]]
+                seen = f"the router knows these workers: {names}"
+            time.sleep(0.05)
+    raise ClusterError(f"not ready after {READY_TIMEOUT_S:.0f} s; {seen}", f"Logs: {run / 'log'}")
 
 
 # ---- commands ----
@@ -223,7 +227,7 @@ def start(args):
         raise ClusterError(
             f"a cluster of this clone runs already ({args.run})", "Run scripts/stop.sh first."
         )
-    commands = processes(args.build.resolve(), args.model.resolve())
+    commands = processes(args.build.resolve(), args.model.resolve(), args.port_base)
     check_ports_free(port for _, _, ports in commands for port in ports)
     args.run.mkdir(parents=True, exist_ok=True)
     for old in (args.run / "log").glob("*.log*"):
@@ -240,7 +244,7 @@ def start(args):
         )
     try:
         wait_until_supervised(args.run)
-        wait_until_ready(args.run)
+        wait_until_ready(args.run, args.port_base + FRONT_OFFSET)
     except BaseException:
         stop(args)
         raise
@@ -253,19 +257,26 @@ def wait_until_supervised(run):
         try:
             if supervisor_pid(run) and supervisor_rpc(run).getState()["statename"] == "RUNNING":
                 return
-        except (OSError, xmlrpc.client.Error):
+        except RPC_ERRORS:
             pass
         time.sleep(0.02)
     raise ClusterError("supervisord does not answer", f"Its log: {run / 'log' / 'supervisord.log'}")
 
 
 def stop(args):
-    """supervisord passes TERM on, waits for the drains and ends last. Nothing to stop is fine."""
+    """The router drains first, then all stages, supervisord ends last. No cluster is fine."""
     pid = supervisor_pid(args.run)
     if pid is None:
         return
-    os.kill(pid, signal.SIGTERM)
+    try:
+        rpc = supervisor_rpc(args.run)
+        rpc.stopProcess(ROUTER)
+        rpc.stopAllProcesses()
+    except RPC_ERRORS:
+        pass  # not there yet, or on its way out; TERM does the same, only slower
     deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     while supervisor_pid(args.run):
         if time.monotonic() > deadline:
             raise ClusterError(
@@ -281,7 +292,8 @@ def status(args):
             f"no cluster runs in {args.run}", "Start one: scripts/quickstart.sh --keep"
         )
     for info in supervisor_rpc(args.run).getAllProcessInfo():
-        print(f"{info['name']:12} {info['statename']:10} {info['description']}")
+        name, state, pid = info["name"], info["statename"], info["pid"]
+        print(f"{name:12} {state:10} pid {pid:<8} {info['description']}")
 
 
 def main():
@@ -296,6 +308,7 @@ def main():
         if name == "start":
             verb.add_argument("--build", type=pathlib.Path, required=True)
             verb.add_argument("--model", type=pathlib.Path, required=True)
+            verb.add_argument("--port-base", type=int, default=PORT_BASE)
     args = parser.parse_args()
     try:
         args.run_verb(args)
