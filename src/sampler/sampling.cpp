@@ -24,20 +24,50 @@ uint32_t argmax(std::span<const float> logits) {
     return static_cast<uint32_t>(best);
 }
 
-void weigh(const kernel::Kernels& kernels, std::span<const float> logits, float temperature,
-           SamplingScratch& scratch) {
-    const int64_t vocab = static_cast<int64_t>(logits.size());
-    const float zmax = kernels.max(logits.data(), vocab);
-    CL_ASSERT(std::isfinite(zmax));
-    scratch.p.resize(logits.size());
-    kernels.softmax_weights(scratch.p.data(), logits.data(), zmax, temperature, vocab);
+// rne(p * 2^40) for 0 <= p < 2^12: the sum with 2^52 has no fraction bits.
+uint64_t weight_of(float p) {
+    const double scaled = static_cast<double>(p) * 0x1p40;
+    return static_cast<uint64_t>((scaled + 0x1p52) - 0x1p52);
+}
+
+uint64_t target_of(uint32_t u24, uint64_t total) {
+    return static_cast<uint64_t>(Uint128{u24} * total >> 24);
+}
+
+// The first id whose running sum exceeds the target, over the whole vocabulary.
+uint32_t draw_any(const std::vector<float>& p, uint32_t u24) {
+    uint64_t total = 0;
+    for (const float x : p) {
+        total += weight_of(x);
+    }
+    const uint64_t target = target_of(u24, total);
+    uint64_t sum = 0;
+    const auto chosen = std::find_if(p.begin(), p.end(),
+                                     [&](float x) { return (sum += weight_of(x)) > target; });
+    CL_ASSERT(chosen != p.end());
+    return static_cast<uint32_t>(chosen - p.begin());
+}
+
+uint32_t draw_of(const std::vector<Candidate>& candidates, uint32_t u24) {
+    const uint64_t target = target_of(u24, total_weight(candidates));
+    uint64_t sum = 0;
+    const auto chosen =
+        std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
+            return (sum += candidate.weight) > target;
+        });
+    CL_ASSERT(chosen != candidates.end());
+    return chosen->id;
+}
+
+// All ids, ascending; only top_k has a use for those of weight 0.
+void list_candidates(std::span<const float> logits, bool with_zeros, SamplingScratch& scratch) {
     scratch.candidates.clear();
-    scratch.candidates.reserve(logits.size());
     for (size_t id = 0; id < logits.size(); ++id) {
-        const double scaled = static_cast<double>(scratch.p[id]) * 0x1p40;
-        scratch.candidates.push_back({.z = logits[id],
-                                      .id = static_cast<uint32_t>(id),
-                                      .weight = static_cast<uint64_t>(std::nearbyint(scaled))});
+        const uint64_t weight = weight_of(scratch.p[id]);
+        if (weight > 0 || with_zeros) {
+            scratch.candidates.push_back(
+                {.z = logits[id], .id = static_cast<uint32_t>(id), .weight = weight});
+        }
     }
 }
 
@@ -46,13 +76,17 @@ void sort_by_id(std::vector<Candidate>& candidates) {
               [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
 }
 
+bool has_filter(const SamplingParams& params) {
+    return params.top_k > 0 || params.typical_p < 1.0f || params.top_p < 1.0f ||
+           params.min_p > 0.0f;
+}
+
 // Leaves the candidates in ascending order of id, which only top_k, typical_p and top_p disturb.
 void filter(std::vector<Candidate>& candidates, const SamplingParams& params) {
-    const bool has_top_k = params.top_k > 0 && params.top_k < candidates.size();
-    if (has_top_k) {
+    if (params.top_k > 0) {
         keep_top_k(candidates, params.top_k);
+        std::erase_if(candidates, [](const Candidate& candidate) { return candidate.weight == 0; });
     }
-    std::erase_if(candidates, [](const Candidate& candidate) { return candidate.weight == 0; });
     if (params.typical_p < 1.0f) {
         sort_by_id(candidates);  // the entropy is a sum of floats in this order
         keep_typical_p(candidates, params.typical_p);
@@ -63,7 +97,7 @@ void filter(std::vector<Candidate>& candidates, const SamplingParams& params) {
     if (params.min_p > 0.0f) {
         keep_min_p(candidates, params.min_p);
     }
-    if (has_top_k || params.typical_p < 1.0f || params.top_p < 1.0f) {
+    if (params.top_k > 0 || params.typical_p < 1.0f || params.top_p < 1.0f) {
         sort_by_id(candidates);
     }
 }
@@ -84,18 +118,19 @@ uint32_t sample(const kernel::Kernels& kernels, std::span<const float> logits,
     if (params.temperature == 0.0f) {
         return argmax(logits);
     }
-    weigh(kernels, logits, params.temperature, scratch);
-    filter(scratch.candidates, params);
+    const int64_t vocab = static_cast<int64_t>(logits.size());
+    const float zmax = kernels.max(logits.data(), vocab);
+    CL_ASSERT(std::isfinite(zmax));
+    scratch.p.resize(logits.size());
+    kernels.softmax_weights(scratch.p.data(), logits.data(), zmax, params.temperature, vocab);
 
-    const uint64_t total = total_weight(scratch.candidates);
     const uint32_t u24 = draw_u24(params.seed, params.choice, token_index);
-    const uint64_t target = static_cast<uint64_t>(Uint128{u24} * total >> 24);
-    uint64_t sum = 0;
-    const auto chosen = std::find_if(
-        scratch.candidates.begin(), scratch.candidates.end(),
-        [&](const Candidate& candidate) { return (sum += candidate.weight) > target; });
-    CL_ASSERT(chosen != scratch.candidates.end());
-    return chosen->id;
+    if (!has_filter(params)) {
+        return draw_any(scratch.p, u24);
+    }
+    list_candidates(logits, params.top_k > 0, scratch);
+    filter(scratch.candidates, params);
+    return draw_of(scratch.candidates, u24);
 }
 
 }  // namespace chatloop
