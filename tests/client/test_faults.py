@@ -136,7 +136,7 @@ def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
     with FakeRouter(first_half, incarnation=1) as router:
         port = router.port
-        client = Client(router.endpoint)
+        client = Client(router.endpoint, timeout_s=8)
         stream = client.stream(prompt="x", seed=17, request_id="r")
         assert next(stream).text == "Paris is"
     with client, FakeRouter(second_half, incarnation=2, port=port) as router:
