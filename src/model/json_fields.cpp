@@ -86,7 +86,9 @@ FieldReader::FieldReader(const json& object, std::string where)
     if (!object_.is_object()) error_ = where_ + ": is not an object";
 }
 
-bool FieldReader::has(const char* name) const { return object_.is_object() && object_.contains(name); }
+bool FieldReader::has(const char* name) const {
+    return object_.is_object() && object_.contains(name);
+}
 
 const json* FieldReader::take(const char* name) {
     if (!error_.empty()) return nullptr;
@@ -167,7 +169,8 @@ float FieldReader::real(const char* name, float min, float max) {
     }
     const float number = static_cast<float>(value->get<double>());
     if (!std::isfinite(number) || number < min || number > max) {
-        fail(name, "is " + value->dump() + ", not in " + json(min).dump() + ".." + json(max).dump());
+        const std::string range = json(min).dump() + ".." + json(max).dump();
+        fail(name, "is " + value->dump() + ", not in " + range);
         return min;
     }
     return number;

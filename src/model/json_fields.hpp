@@ -1,5 +1,5 @@
-// Reading untrusted JSON: a strict parse, and an object reader whose first error stands. No nlohmann
-// exception can escape from here.
+// Reading untrusted JSON: a strict parse, and an object reader whose first error stands. No
+// nlohmann exception can escape from here.
 #pragma once
 
 #include <cstdint>

@@ -34,8 +34,9 @@ Result<KvPool> KvPool::create(const ModelSpec& spec, int32_t layers, uint64_t kv
     const uint64_t blocks = std::min(pool_mb * kMebibyte / one, kBlocksMax);
     if (blocks == 0) {
         return Error{ErrorCode::kInvalidRequest,
-                     "kv_cache_mb " + std::to_string(kv_cache_mb) + " holds no block of 64 positions: " +
-                         "this stage needs at least " + std::to_string(one / kMebibyte + 1)};
+                     "kv_cache_mb " + std::to_string(kv_cache_mb) +
+                         " holds no block of 64 positions: this stage needs at least " +
+                         std::to_string((one + kMebibyte - 1) / kMebibyte)};
     }
     return create_blocks(spec, layers, static_cast<uint32_t>(blocks));
 }

@@ -65,7 +65,9 @@ std::optional<uint64_t> shape_bytes(const json& shape, Dtype dtype, std::vector<
 Result<TensorInfo> parse_tensor(const std::string& name, const json& entry, uint64_t data_first,
                                 uint64_t file_bytes, const std::string& source) {
     const std::string where = source + ": tensor " + in_quotes(name);
-    if (name.empty() || name.size() > kTensorNameBytesMax) return bad_file(where, "bad name length");
+    if (name.empty() || name.size() > kTensorNameBytesMax) {
+        return bad_file(where, "bad name length");
+    }
     FieldReader in(entry, where);
     const std::optional<Dtype> dtype = parse_dtype(in.text("dtype"));
     const json* shape = in.array("shape", 1, kDimensionsMax);
@@ -118,8 +120,9 @@ Status check_cover(const SafetensorsHeader& header, uint64_t data_first, uint64_
     std::sort(order.begin(), order.end());
     uint64_t next = data_first;
     for (const auto& [offset, name] : order) {
-        if (offset < next) return bad_file(source, "tensor " + in_quotes(*name) + " overlaps another");
-        if (offset > next) return bad_file(source, "hole before tensor " + in_quotes(*name));
+        const std::string tensor = "tensor " + in_quotes(*name);
+        if (offset < next) return bad_file(source, tensor + " overlaps another");
+        if (offset > next) return bad_file(source, "hole before " + tensor);
         next += header.tensors.find(*name)->second.bytes;
     }
     if (next != file_bytes) {
@@ -146,7 +149,7 @@ Result<SafetensorsHeader> parse_safetensors_header(std::span<const uint8_t> pref
     if (prefix.size() < kLengthBytes) return bad_file(source, "too short for a safetensors file");
     const uint64_t length = little_endian_u64(prefix.data());
     if (length > prefix.size() - kLengthBytes) {
-        return bad_file(source, "the header is longer than the file: truncated, or not safetensors");
+        return bad_file(source, "the header is longer than the file: truncated or foreign");
     }
     if (length > kHeaderBytesMax) return bad_file(source, "the header is larger than 16 MiB");
     const uint64_t data_first = kLengthBytes + length;
@@ -154,7 +157,8 @@ Result<SafetensorsHeader> parse_safetensors_header(std::span<const uint8_t> pref
         return bad_file(source, "the data does not start at a multiple of 4096: not a partition "
                                 "file, write it with split_model.py");
     }
-    const std::string_view text(reinterpret_cast<const char*>(prefix.data() + kLengthBytes), length);
+    const char* header_text = reinterpret_cast<const char*>(prefix.data() + kLengthBytes);
+    const std::string_view text(header_text, length);
     Result<json> root = parse_json(text, source + ": header", kDepthMax);
     if (!root) return root.error();
     if (!root->is_object()) return bad_file(source, "the header is not a JSON object");
@@ -192,7 +196,9 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path)
     void* map = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
     const int map_errno = errno;
     ::close(descriptor);
-    if (map == MAP_FAILED) return bad_file(file.name_, "cannot be mapped: " + errno_text(map_errno));
+    if (map == MAP_FAILED) {
+        return bad_file(file.name_, "cannot be mapped: " + errno_text(map_errno));
+    }
     file.map_ = static_cast<const uint8_t*>(map);
     file.bytes_ = bytes;
 

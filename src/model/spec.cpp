@@ -119,11 +119,12 @@ Status read_partitions(const json& array, const std::string& source, ModelSpec& 
         entry.bytes = static_cast<uint64_t>(in.integer("bytes", 1, kFileBytesMax));
         entry.sha256 = in.hex("sha256", 64);
         if (entry.layer_first != layer_next) {
-            in.fail("layer_first", "is not " + std::to_string(layer_next) + ", where the layers before end");
+            in.fail("layer_first",
+                    "is not " + std::to_string(layer_next) + ", where the layers before end");
         }
         if (entry.layer_end <= entry.layer_first) in.fail("layer_end", "is not above layer_first");
         if (entry.has_embedding != (layer_next == 0)) {
-            in.fail("has_embedding", "must be true for the first partition and false for the others");
+            in.fail("has_embedding", "must be true for the first partition and for no other");
         }
         if (!files.insert(entry.file).second) in.fail("file", "is named twice");
         if (Status status = in.finish(); !status) return status;

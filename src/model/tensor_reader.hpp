@@ -1,5 +1,5 @@
-// Turns the tensors of one partition file into the views that kernels read, checking type and shape of
-// each (docs/model_format.md). The first error stands; after it every call returns an empty view.
+// Turns the tensors of one partition file into the views that kernels read, checking type and shape
+// of each (docs/model_format.md). The first error stands; after it every view is empty.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,7 @@
 #include "writer.hpp"
 
+#include <bit>
+
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
 
@@ -50,13 +52,18 @@ Writer& Writer::number(uint64_t value) {
     return *this;
 }
 
+// msgpack-c writes a float of integral value as an integer, which is another type here (and -0 is lost).
 Writer& Writer::f32(float value) {
-    packer_.pack_float(value);
+    uint8_t bytes[1 + sizeof value];
+    store_big_endian(bytes, 0xca, std::bit_cast<uint32_t>(value));
+    sink_.out.insert(sink_.out.end(), bytes, bytes + sizeof bytes);
     return *this;
 }
 
 Writer& Writer::f64(double value) {
-    packer_.pack_double(value);
+    uint8_t bytes[1 + sizeof value];
+    store_big_endian(bytes, 0xcb, std::bit_cast<uint64_t>(value));
+    sink_.out.insert(sink_.out.end(), bytes, bytes + sizeof bytes);
     return *this;
 }
 

@@ -39,7 +39,9 @@ impl Template {
         environment
             .add_template_owned("chat", without_generation_tags(source))
             .map_err(|cause| Error::bad_file(format!("chat template: {cause}")))?;
-        let special_tokens = Value::from_serialize(&config.special_tokens);
+        let special_tokens = Value::from_pairs(
+            config.special_tokens.iter().map(|(name, text)| (name.clone(), text.clone())),
+        );
         Ok(Some(Self { environment, special_tokens, source: source.clone() }))
     }
 
@@ -61,7 +63,7 @@ impl Template {
             .iter()
             .zip(contents)
             .map(
-                |(message, content)| context! { role => message.role, content => content.as_ref() },
+                |(message, content)| context! { role => message.role.as_str(), content => content.as_ref() },
             )
             .collect();
         let context = context! {

@@ -1,5 +1,5 @@
-// The weights of one worker: layers [first, end) of a model directory, or its head, as views into the
-// mapped partition files. A range may be part of a file or span several.
+// The weights of one worker: layers [first, end) of a model directory, or its head, as views into
+// the mapped partition files. A range may be part of a file or span several.
 //
 //     open_* --> touch(bytes) until true (LOADING: the loop polls in between) --> LayerStack, Head
 //
@@ -84,8 +84,9 @@ private:
 
 class Checkpoint {
 public:
-    // Layers [layer_first, layer_end), with the embedding when layer_first is 0. kBadFile: a missing,
-    // damaged or foreign file, or a range that the model does not have.
+    // Layers [layer_first, layer_end), with the embedding when layer_first is 0. kBadFile: a
+    // missing, damaged or foreign file; kUnsupported: another version; kInvalidRequest: a range
+    // that the model does not have.
     static Result<Checkpoint> open_layers(const std::filesystem::path& model_dir,
                                           const ModelSpec& spec, int32_t layer_first,
                                           int32_t layer_end);

@@ -19,7 +19,8 @@ struct HeadOptions {
 
 class Head final : public HeadCompute {
 public:
-    // Everything that is passed in must outlive the head; the checkpoint is loaded.
+    // Everything that is passed in must outlive the head and stay where it is; the checkpoint is
+    // loaded.
     Head(const ModelSpec& spec, const Checkpoint& checkpoint, const kernel::Kernels& kernels,
          const HeadOptions& options = {});
 

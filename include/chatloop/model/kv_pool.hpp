@@ -1,6 +1,6 @@
-// The KV cache of a stage: equal blocks of 64 positions for all its layers, f16, numbered from 0. Which
-// sequence uses which block is the router's business. The memory is one anonymous map that the
-// kernel backs as blocks are first written.
+// The KV cache of a stage: equal blocks of 64 positions for all its layers, f16, numbered from 0.
+// Which sequence uses which block is the router's business. The memory is one anonymous map that
+// the kernel backs as blocks are first written.
 //
 // A block holds its layers one after the other: per kv head K transposed [head_dim][64], then V
 // [64][head_dim].
@@ -35,7 +35,7 @@ public:
     // The part of layer `index`, counted from the stage's first layer.
     kernel::KvLayer layer(int32_t index) const;
 
-    // Fills every block with NaN, so that a read of a position that was never written shows (tests).
+    // Fills every block with NaN, so that a read of what was never written shows (tests).
     void poison();
 
 private:

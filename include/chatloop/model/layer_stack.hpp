@@ -1,6 +1,6 @@
 // Layers [first, end) of a model over a KV pool: the real StageCompute. The order of operations is
-// docs/numerics.md, rule 4, and every arithmetic step is the kernel table's, so the bits of a row do
-// not depend on its frame, its slice or the stage's cut.
+// docs/numerics.md, rule 4, and every arithmetic step is the kernel table's, so the bits of a row
+// do not depend on its frame, its slice or the stage's cut.
 //
 // A frame is walked layer by layer, each layer in slices of at most unit_rows rows, ascending: a
 // slice's K and V are stored before its attention, and those of the slices before it already are.
@@ -27,8 +27,8 @@ struct LayerStackOptions {
 
 class LayerStack final : public StageCompute {
 public:
-    // Everything that is passed in must outlive the stack; the checkpoint is loaded and the pool has
-    // one layer for each of its layers.
+    // Everything that is passed in must outlive the stack and stay where it is; the checkpoint is
+    // loaded and the pool has one layer for each of its layers.
     LayerStack(const ModelSpec& spec, const Checkpoint& checkpoint, KvPool& pool,
                const kernel::Kernels& kernels, const LayerStackOptions& options = {});
 
@@ -37,7 +37,7 @@ public:
 
     bool takes_ids() const override { return weights_.has_embedding; }
     uint32_t width() const override { return static_cast<uint32_t>(spec_.hidden_size); }
-    // Asserts what the wire and router have checked: sizes, block ids below blocks(), ids below vocab.
+    // Asserts what wire and worker have checked: sizes, block ids below blocks(), ids below vocab.
     void begin(std::span<const SequenceRows> sequences, const uint8_t* payload) override;
     bool run_unit() override;
     const float* output_row(uint32_t row) const override;
@@ -80,14 +80,14 @@ private:
     std::vector<Run> runs_;    // of the unit in work
 
     // Scratch of one unit except x_; rows are dense.
-    std::unique_ptr<float[]> x_;   // (rows_max, D) residual rows of the whole frame
-    std::unique_ptr<float[]> xb_;  // (rows_max, D) normed, or a half's output before it is added
-    std::unique_ptr<float[]> q_;   // (rows_max, Q)
-    std::unique_ptr<float[]> k_;   // (rows_max, KV)
-    std::unique_ptr<float[]> v_;   // (rows_max, KV)
-    std::unique_ptr<float[]> att_; // (rows_max, Q)
-    std::unique_ptr<float[]> hb_;  // (rows_max, F)
-    std::unique_ptr<float[]> hb2_; // (rows_max, F)
+    std::unique_ptr<float[]> x_;    // (rows_max, D) residual rows of the whole frame
+    std::unique_ptr<float[]> xb_;   // (rows_max, D) normed, or a half's output before it is added
+    std::unique_ptr<float[]> q_;    // (rows_max, Q)
+    std::unique_ptr<float[]> k_;    // (rows_max, KV)
+    std::unique_ptr<float[]> v_;    // (rows_max, KV)
+    std::unique_ptr<float[]> att_;  // (rows_max, Q)
+    std::unique_ptr<float[]> hb_;   // (rows_max, F)
+    std::unique_ptr<float[]> hb2_;  // (rows_max, F)
     ActivationBuffer quantized_;
 };
 

@@ -1,8 +1,8 @@
 // A safetensors file, mapped read-only and shared: the bytes on disk are the bytes that the kernels
 // read. The header is untrusted: whatever a file contains, opening it is a value or one clear line.
 //
-// Stricter than the public format (docs/model_format.md): the data starts at a multiple of 4096 and is
-// covered by the tensors without holes or overlaps, each at a multiple of 64 except `pad.*`.
+// Stricter than the public format (docs/model_format.md): the data starts at a multiple of 4096 and
+// is covered by the tensors without holes or overlaps, each at a multiple of 64 except `pad.*`.
 //
 // A file that is truncated after it was opened kills the process with SIGBUS: replace files by
 // renaming, never in place.
@@ -38,8 +38,8 @@ struct SafetensorsHeader {
     std::map<std::string, std::string, std::less<>> metadata;  // __metadata__
 };
 
-// `prefix` is the file's first bytes, all of it or at least the whole header. `source` names the file
-// in errors (kBadFile).
+// `prefix` is the file's first bytes, all of it or at least the whole header. `source` names the
+// file in errors (kBadFile).
 Result<SafetensorsHeader> parse_safetensors_header(std::span<const uint8_t> prefix,
                                                    uint64_t file_bytes, const std::string& source);
 

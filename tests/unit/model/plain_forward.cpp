@@ -12,7 +12,8 @@ using Row = std::vector<double>;
 Row multiply(const Dense& w, const Row& x) {
     Row y(static_cast<size_t>(w.rows), 0.0);
     for (int32_t r = 0; r < w.rows; ++r) {
-        for (int32_t c = 0; c < w.cols; ++c) y[static_cast<size_t>(r)] += w.at(r, c) * x[static_cast<size_t>(c)];
+        double& sum = y[static_cast<size_t>(r)];
+        for (int32_t c = 0; c < w.cols; ++c) sum += w.at(r, c) * x[static_cast<size_t>(c)];
     }
     return y;
 }
@@ -108,14 +109,15 @@ void run_layer(Row& x, const TinyModel& model, const TinyLayer& layer, Cache& ca
     cache.values.push_back(std::move(v));
     Row att = multiply(layer.wo, attend(q, cache.keys, cache.values, spec));
     add(att, layer.bo);
-    for (size_t i = 0; i < x.size(); ++i) x[i] += att[i] * static_cast<double>(spec.residual_scale);
+    const double scale = spec.residual_scale;
+    for (size_t i = 0; i < x.size(); ++i) x[i] += att[i] * scale;
 
     const Row xf = normed(x, layer.ffn_norm, eps);
     Row h = multiply(layer.w1, xf);
     const Row up = multiply(layer.w3, xf);
     for (size_t i = 0; i < h.size(); ++i) h[i] = h[i] / (1.0 + std::exp(-h[i])) * up[i];
     const Row down = multiply(layer.w2, h);
-    for (size_t i = 0; i < x.size(); ++i) x[i] += down[i] * static_cast<double>(spec.residual_scale);
+    for (size_t i = 0; i < x.size(); ++i) x[i] += down[i] * scale;
 }
 
 }  // namespace

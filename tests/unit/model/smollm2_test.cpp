@@ -1,5 +1,6 @@
-// A real model against llama.cpp, when CHATLOOP_TEST_MODEL names a directory that split_model.py wrote
-// from SmolLM2-135M-Instruct.Q4_1.gguf. CHATLOOP_TEST_REFERENCE names tests/data/smollm2_reference.json.
+// A real model against llama.cpp, when CHATLOOP_TEST_MODEL names a directory that split_model.py
+// wrote from SmolLM2-135M-Instruct.Q4_1.gguf. CHATLOOP_TEST_REFERENCE names
+// tests/data/smollm2_reference.json.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -18,6 +19,12 @@ namespace {
 
 // Below this logit margin the two implementations' roundings may decide otherwise.
 constexpr double kMarginMin = 0.3;
+
+// Int8 activations are noise that any last-bit change re-rolls. Measured on these 1023 tokens,
+// llama.cpp 2.2291: this contract 2.2433 (+0.64%), the same with the activation scale rounded to f16 2.2334
+// (+0.19%), with f32 activations 2.2326 (+0.16%). A wrong layout or order is off by far more.
+constexpr double kNllTolerance = 0.01;
+constexpr double kNllDeviationMax = 0.15;  // rms per token; measured 0.109
 
 const char* model_dir() { return std::getenv("CHATLOOP_TEST_MODEL"); }
 
@@ -49,7 +56,9 @@ uint32_t argmax(const float* logits, size_t count) {
 
 TEST_CASE("greedy decoding agrees with llama.cpp up to the first close call" *
           doctest::skip(model_dir() == nullptr)) {
-    for (const json& generation : reference_data()["generations"]) {
+    const json generations = reference_data()["generations"];
+    REQUIRE_FALSE(generations.empty());
+    for (const json& generation : generations) {
         Pipeline pipeline = open_model();
         const size_t vocab = static_cast<size_t>(pipeline.spec().vocab_size);
         std::vector<uint32_t> ids = generation["prompt_ids"];
@@ -77,7 +86,9 @@ TEST_CASE("the perplexity agrees with llama.cpp's" * doctest::skip(model_dir() =
     const std::vector<uint32_t> ids = data["ids"];
     Pipeline pipeline = open_model();
     const size_t vocab = static_cast<size_t>(pipeline.spec().vocab_size);
+    const std::vector<double> want = data["nll"];
     double total = 0.0;
+    double squares = 0.0;
     size_t count = 0;
     for (size_t first = 0; first < ids.size(); first += 128) {
         const size_t rows = std::min<size_t>(128, ids.size() - first);
@@ -89,13 +100,17 @@ TEST_CASE("the perplexity agrees with llama.cpp's" * doctest::skip(model_dir() =
             const double top = z[argmax(z, vocab)];
             double sum = 0.0;
             for (size_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(z[i]) - top);
-            total += std::log(sum) + top - static_cast<double>(z[ids[first + r + 1]]);
+            const double nll = std::log(sum) + top - static_cast<double>(z[ids[first + r + 1]]);
+            total += nll;
+            squares += std::pow(nll - want[count], 2);
             ++count;
         }
     }
-    const double mean = total / static_cast<double>(count);
-    const double want = data["mean_nll"];
-    MESSAGE("mean nll " << mean << ", llama.cpp " << want);
     CHECK(count == ids.size() - 1);
-    CHECK(std::fabs(mean / want - 1.0) < 0.002);
+    const double mean = total / static_cast<double>(count);
+    const double deviation = std::sqrt(squares / static_cast<double>(count));
+    const double mean_want = data["mean_nll"];
+    MESSAGE("mean nll " << mean << ", llama.cpp " << mean_want << ", rms per token " << deviation);
+    CHECK(std::fabs(mean / mean_want - 1.0) < kNllTolerance);
+    CHECK(deviation < kNllDeviationMax);
 }

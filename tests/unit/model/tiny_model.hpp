@@ -1,5 +1,5 @@
-// A small random model: written by the test in the format of docs/model_format.md, by code that shares
-// nothing with the reader, and kept as f64 for an independent forward pass.
+// A small random model: written by the test in the format of docs/model_format.md, by code that
+// shares nothing with the reader, and kept as f64 for an independent forward pass.
 #pragma once
 
 #include <cstdint>

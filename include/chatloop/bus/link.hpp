@@ -1,0 +1,63 @@
+// A data link to one peer: a PUSH socket that connects to one endpoint, so that it is an addressed
+// pipe; a monitor that tells when it goes up and down; and a bounded queue for frames that it
+// does not take at once.
+//
+//     connecting --handshake--> up --disconnect--> connecting
+//         ^------- 3 s without a handshake: another socket -------'
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "chatloop/bus/socket.hpp"
+#include "chatloop/core/clock.hpp"
+#include "chatloop/core/limits.hpp"
+
+namespace chatloop {
+
+class Link {
+public:
+    static constexpr size_t kBacklogMax = kHighWaterMark / 4;  // frames; credits stay below it
+    static constexpr TimeUs kHandshakeTimeoutUs = 3 * kSecondUs;
+
+    // With an endpoint that cannot be connected the link never comes up.
+    Link(Context& context, std::string endpoint, TimeUs now);
+    ~Link();
+    Link(const Link&) = delete;
+    Link& operator=(const Link&) = delete;
+
+    // In order. False, and the frame is dropped, when the queue is full.
+    [[nodiscard]] bool send(Message frame);
+    void flush();
+    size_t backlog() const { return backlog_.size(); }
+
+    bool up() const { return up_; }
+    // Every change since the last call, in order: true is up. Must be called whenever the monitor is
+    // readable: one that is not drained blocks the I/O thread.
+    std::vector<bool> take_changes(TimeUs now);
+    // A session that met a protocol error never reconnects by itself; another socket does.
+    void on_timer(TimeUs now);
+    TimeUs next_timer() const { return up_ ? kNever : handshake_deadline_; }
+
+    void* handle() const { return socket_->handle(); }
+    void* monitor_handle() const { return monitor_; }
+    uint64_t sockets_made() const { return sockets_made_; }
+
+private:
+    void open(TimeUs now);
+    void close();
+
+    Context& context_;
+    std::string endpoint_;
+    std::unique_ptr<Socket> socket_;
+    void* monitor_ = nullptr;
+    bool up_ = false;
+    TimeUs handshake_deadline_ = kNever;
+    std::deque<Message> backlog_;
+    uint64_t sockets_made_ = 0;
+};
+
+}  // namespace chatloop

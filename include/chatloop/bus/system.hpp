@@ -1,0 +1,27 @@
+// What an actor's process needs of the operating system: the clock and the signals.
+#pragma once
+
+#include "chatloop/core/clock.hpp"
+
+namespace chatloop {
+
+TimeUs monotonic_now();
+
+// SIGTERM and SIGINT as a readable descriptor. Made before anything that starts threads, so that they
+// are blocked everywhere; SIGPIPE is ignored from then on.
+class SignalFd {
+public:
+    SignalFd();
+    ~SignalFd();
+    SignalFd(const SignalFd&) = delete;
+    SignalFd& operator=(const SignalFd&) = delete;
+
+    int fd() const { return fd_; }
+    // The next signal that came, or 0.
+    int take();
+
+private:
+    int fd_;
+};
+
+}  // namespace chatloop

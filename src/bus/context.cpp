@@ -1,0 +1,22 @@
+#include "chatloop/bus/context.hpp"
+
+#include <zmq.h>
+
+#include <cerrno>
+
+#include "chatloop/core/assert.hpp"
+
+namespace chatloop {
+
+Context::Context(std::optional<int> io_cpu) : handle_(zmq_ctx_new()) {
+    CL_ASSERT(handle_ != nullptr);
+    CL_ASSERT(zmq_ctx_set(handle_, ZMQ_IO_THREADS, 1) == 0);
+    CL_ASSERT(zmq_ctx_set(handle_, ZMQ_BLOCKY, 0) == 0);
+    if (io_cpu) CL_ASSERT(zmq_ctx_set(handle_, ZMQ_THREAD_AFFINITY_CPU_ADD, *io_cpu) == 0);
+}
+
+Context::~Context() {
+    while (zmq_ctx_term(handle_) != 0) CL_ASSERT(zmq_errno() == EINTR);
+}
+
+}  // namespace chatloop

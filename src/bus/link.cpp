@@ -1,0 +1,103 @@
+#include "chatloop/bus/link.hpp"
+
+#include <zmq.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace chatloop {
+namespace {
+
+constexpr int kMonitored = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_DISCONNECTED |
+                           ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                           ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+
+// One part of a monitor's message; false when none is there.
+bool receive_part(void* monitor, zmq_msg_t& part) {
+    int received;
+    do {
+        received = zmq_msg_recv(&part, monitor, ZMQ_DONTWAIT);
+    } while (received < 0 && zmq_errno() == EINTR);
+    CL_ASSERT(received >= 0 || zmq_errno() == EAGAIN);
+    return received >= 0;
+}
+
+// The next event, or 0. A message is [event u16, value u32] and an address, which is not needed.
+int next_event(void* monitor) {
+    zmq_msg_t part;
+    zmq_msg_init(&part);
+    int event = 0;
+    if (receive_part(monitor, part)) {
+        CL_ASSERT(zmq_msg_size(&part) >= sizeof(uint16_t));
+        uint16_t number;
+        std::memcpy(&number, zmq_msg_data(&part), sizeof number);
+        event = number;
+        CL_ASSERT(zmq_msg_more(&part) && receive_part(monitor, part));
+    }
+    zmq_msg_close(&part);
+    return event;
+}
+
+}  // namespace
+
+Link::Link(Context& context, std::string endpoint, TimeUs now)
+    : context_(context), endpoint_(std::move(endpoint)) {
+    open(now);
+}
+
+Link::~Link() {
+    close();
+}
+
+void Link::open(TimeUs now) {
+    socket_ = std::make_unique<Socket>(context_, SocketKind::kPush, SocketUse::kData);
+    const std::string address = "inproc://link-monitor-" + std::to_string(context_.next_id());
+    CL_ASSERT(zmq_socket_monitor(socket_->handle(), address.c_str(), kMonitored) == 0);
+    monitor_ = zmq_socket(context_.handle(), ZMQ_PAIR);
+    CL_ASSERT(monitor_ != nullptr);
+    CL_ASSERT(zmq_connect(monitor_, address.c_str()) == 0);
+    // Peers say where they are: what cannot be connected is a link that does not come up.
+    static_cast<void>(socket_->connect(endpoint_));
+    handshake_deadline_ = now + kHandshakeTimeoutUs;
+    ++sockets_made_;
+}
+
+void Link::close() {
+    // In this order: an event for a monitor that nobody reads would block the I/O thread.
+    CL_ASSERT(zmq_socket_monitor(socket_->handle(), nullptr, 0) == 0);
+    CL_ASSERT(zmq_close(monitor_) == 0);
+    socket_.reset();
+    monitor_ = nullptr;
+}
+
+bool Link::send(Message frame) {
+    if (backlog_.size() == kBacklogMax) return false;
+    backlog_.push_back(std::move(frame));
+    flush();
+    return true;
+}
+
+void Link::flush() {
+    while (!backlog_.empty() && socket_->send(backlog_.front()) == Io::kOk) backlog_.pop_front();
+}
+
+std::vector<bool> Link::take_changes(TimeUs now) {
+    std::vector<bool> changes;
+    while (const int event = next_event(monitor_)) {
+        if (event == ZMQ_EVENT_CONNECTED) continue;  // not up before the handshake
+        const bool up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        if (up == up_) continue;
+        up_ = up;
+        changes.push_back(up);
+        if (!up) handshake_deadline_ = now + kHandshakeTimeoutUs;
+    }
+    return changes;
+}
+
+void Link::on_timer(TimeUs now) {
+    if (up_ || now < handshake_deadline_) return;
+    close();
+    open(now);
+}
+
+}  // namespace chatloop

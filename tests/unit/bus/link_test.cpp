@@ -1,0 +1,135 @@
+#include "chatloop/bus/link.hpp"
+
+#include <doctest/doctest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <memory>
+
+#include "helpers.hpp"
+
+namespace chatloop::test {
+namespace {
+
+std::unique_ptr<Socket> bound_pull(Context& context, const std::string& endpoint) {
+    auto pull = std::make_unique<Socket>(context, SocketKind::kPull, SocketUse::kData);
+    REQUIRE(pull->bind(endpoint).ok());
+    return pull;
+}
+
+// A listener that takes connections and answers with nothing of ZeroMQ.
+class Stranger {
+public:
+    Stranger() : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        auto* any = reinterpret_cast<sockaddr*>(&address);
+        REQUIRE(::bind(fd_, any, sizeof address) == 0);
+        REQUIRE(::listen(fd_, 8) == 0);
+        socklen_t size = sizeof address;
+        REQUIRE(::getsockname(fd_, any, &size) == 0);
+        endpoint_ = "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+    }
+    ~Stranger() { ::close(fd_); }
+    const std::string& endpoint() const { return endpoint_; }
+
+private:
+    int fd_;
+    std::string endpoint_;
+};
+
+bool changes_to(Link& link, bool up) {
+    return eventually([&] {
+        const std::vector<bool> changes = link.take_changes(monotonic_now());
+        return !changes.empty() && changes.back() == up;
+    });
+}
+
+}  // namespace
+
+TEST_CASE("a link goes up, down with its peer, and up with the next one") {
+    for (const std::string& endpoint : {std::string("tcp://127.0.0.1:*"), fresh_ipc_endpoint()}) {
+        Context context;
+        auto pull = bound_pull(context, endpoint);
+        const std::string bound = pull->last_endpoint();
+        Link link(context, bound, monotonic_now());
+        CHECK_FALSE(link.up());
+        REQUIRE(changes_to(link, true));
+        CHECK(link.up());
+        CHECK(link.next_timer() == kNever);
+        pull.reset();
+        REQUIRE(changes_to(link, false));
+        CHECK_FALSE(link.up());
+        REQUIRE(eventually([&] {
+            auto again = std::make_unique<Socket>(context, SocketKind::kPull, SocketUse::kData);
+            if (!again->bind(bound).ok()) return false;
+            pull = std::move(again);
+            return true;
+        }));
+        REQUIRE(changes_to(link, true));
+        REQUIRE(link.send(message_of("after")));
+        Envelope envelope;
+        REQUIRE(receive_soon(*pull, envelope));
+        CHECK(text_of(envelope.message) == "after");
+        CHECK(link.sockets_made() == 1);
+    }
+}
+
+TEST_CASE("frames wait in order until the link is up, and no more than the bound") {
+    Context context;
+    const std::string endpoint = fresh_ipc_endpoint();
+    Link link(context, endpoint, monotonic_now());
+    for (size_t i = 0; i < Link::kBacklogMax; ++i) REQUIRE(link.send(message_of(std::to_string(i))));
+    CHECK_FALSE(link.send(message_of("one too many")));
+    CHECK(link.backlog() == Link::kBacklogMax);
+
+    const auto pull = bound_pull(context, endpoint);
+    REQUIRE(changes_to(link, true));
+    REQUIRE(eventually([&] {
+        link.flush();
+        return link.backlog() == 0;
+    }));
+    Envelope envelope;
+    for (size_t i = 0; i < Link::kBacklogMax; ++i) {
+        REQUIRE(receive_soon(*pull, envelope));
+        CHECK(text_of(envelope.message) == std::to_string(i));
+    }
+}
+
+TEST_CASE("a link without a handshake gets another socket after 3 s") {
+    Context context;
+    const Stranger stranger;
+    TimeUs now = 1000;
+    Link link(context, stranger.endpoint(), now);
+    CHECK(link.next_timer() == now + 3 * kSecondUs);
+    usleep(50'000);
+    CHECK(link.take_changes(now).empty());  // connected, which is not up
+    link.on_timer(now + 3 * kSecondUs - 1);
+    CHECK(link.sockets_made() == 1);
+    now += 3 * kSecondUs;
+    link.on_timer(now);
+    CHECK(link.sockets_made() == 2);
+    CHECK(link.next_timer() == now + 3 * kSecondUs);
+}
+
+TEST_CASE("an endpoint that is none makes a link that never comes up") {
+    Context context;
+    Link link(context, "tcp://no.such.host:1", 0);
+    CHECK_FALSE(link.up());
+    link.on_timer(3 * kSecondUs);
+    CHECK(link.sockets_made() == 2);
+    CHECK(link.take_changes(0).empty());
+}
+
+TEST_CASE("links can be closed at any moment") {
+    Context context;
+    const auto pull = bound_pull(context, "tcp://127.0.0.1:*");
+    for (int i = 0; i < 50; ++i) {
+        Link link(context, pull->last_endpoint(), monotonic_now());
+        if (i % 2 == 0) usleep(1000 * (i % 10));
+        CHECK(link.send(message_of("x")));
+    }
+}
+
+}  // namespace chatloop::test
