@@ -216,6 +216,8 @@ Status Socket::connect(const std::string& endpoint) {
                  "cannot connect to " + endpoint + ": " + zmq_strerror(zmq_errno())};
 }
 
+void Socket::set_linger_ms(int linger_ms) { set_option(handle_, ZMQ_LINGER, linger_ms); }
+
 std::string Socket::last_endpoint() const {
     std::array<char, kNameBytesMax + 1> text;
     size_t size = text.size();
