@@ -138,11 +138,10 @@ TEST_CASE("a frame for another process or of another router is dropped and count
     InstalledStage h;
     h.data({.destination = kNext});
     h.data({.router = kRouterB});
-    wire::Bytes result = make_frame({});
-    wire::FrameHeader header = header_of(result);
-    header.type = wire::kFrameResult;
-    wire::patch_header(result.data(), header);
-    h.raw(result);
+    wire::ResultFrame result;
+    result.header = header_of(make_frame({}));
+    result.header.type = wire::kFrameResult;
+    h.raw(wire::encode_result(result));
     CHECK_FALSE(h.worker->has_work());
     CHECK(h.counters().frames_misdirected == 3);
     CHECK(h.outbox.controls<wire::Gap>().empty());

@@ -108,7 +108,7 @@ public:
         WorkerConfig config;
         config.incarnation = kSelf;
         config.routers = std::move(routers);
-        config.hello.name = "w";
+        config.hello.name = "worker";
         config.hello.endpoint = "here";
         config.hello.roles = static_cast<uint8_t>((with_stage ? wire::kRoleStage : 0) |
                                                   (with_sampler ? wire::kRoleSampler : 0));

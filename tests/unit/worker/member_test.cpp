@@ -16,7 +16,7 @@ TEST_CASE("HELLO is said at once and again until WELCOME") {
     const auto hellos = h.outbox.controls<wire::Hello>();
     REQUIRE(hellos.size() == 2);
     CHECK(hellos[0] == hellos[1]);
-    CHECK(hellos[0].name == "w");
+    CHECK(hellos[0].name == "worker");
     CHECK(h.outbox.control[0].second.sender == kSelf);
     CHECK(h.outbox.control[0].second.sequence < h.outbox.control[1].second.sequence);
     h.welcome();
