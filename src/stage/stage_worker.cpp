@@ -29,7 +29,7 @@ bool StageWorker::ids_valid(const wire::DataFrame& frame, uint32_t row_first, ui
 }
 
 // Decides item by item, and hands what was accepted to the compute. A frame of the wrong kind (ids for a
-// middle stage, another width) has all its items refused: the router hears of each.
+// middle stage, another width, only the output rows) has all its items refused: the router hears of each.
 void StageWorker::begin(size_t share, FrameInHand& in_hand) {
     CL_ASSERT(compute_ != nullptr);  // no route is installed before READY
     CL_ASSERT(in_hand_ == nullptr);
@@ -38,8 +38,10 @@ void StageWorker::begin(size_t share, FrameInHand& in_hand) {
     wire::DataFrame& frame = in_hand.frame;
     SlotTable& table = tables_[share];
     const bool ids = compute_->takes_ids();
+    uint32_t rows = 0;
+    for (const wire::Item& item : frame.items) rows += item.rows;
     const bool right_kind = frame.dtype == (ids ? wire::DType::kIds : wire::DType::kF32) &&
-                            frame.width == (ids ? 1 : compute_->width());
+                            frame.width == (ids ? 1 : compute_->width()) && frame.rows == rows;
 
     sequences_.clear();
     pool_blocks_.clear();
