@@ -113,6 +113,11 @@ void Router::on_tick(TimeUs now) {
     if (now >= drain_until_) {
         while (!sequences_.empty())
             fail(*sequences_.begin()->second, {ErrorCode::kDraining, "the router is shutting down"});
+        while (!cluster_.routes().empty()) {  // a RESULT that is still owed is not waited for
+            const Generation generation = cluster_.routes().begin()->first;
+            lanes_.erase(generation);
+            cluster_.retire(generation, now);
+        }
     }
     finished_ = finished_ || (sequences_.empty() && cluster_.routes().empty());
 }

@@ -15,7 +15,8 @@ void Router::on_result(Message bytes, TimeUs now) {
     }
     Route* route = cluster_.find_route(header->generation);
     const auto lane = lanes_.find(header->generation);
-    if (header->router != config_.cluster.incarnation || route == nullptr ||
+    const Incarnation self = config_.cluster.incarnation;
+    if (header->router != self || header->destination != self || route == nullptr ||
         lane == lanes_.end() || header->number <= lane->second.answered) {
         ++counters_.results_stale;
         return;
@@ -28,24 +29,24 @@ void Router::on_result(Message bytes, TimeUs now) {
         return cluster_.fault(header->generation, "a RESULT was lost or damaged", now);
     }
     const wire::ResultFrame& result = std::get<wire::ResultFrame>(decoded);
-    const InFlight sent = std::move(lane->second.in_flight.front());
+    InFlight sent = std::move(lane->second.in_flight.front());
     lane->second.in_flight.pop_front();
     lane->second.answered = header->number;
     CL_ASSERT(sent.number == header->number);
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
 
-    if (result.items.size() != sent.items.size()) {
+    const bool matches = std::equal(
+        sent.items.begin(), sent.items.end(), result.items.begin(), result.items.end(),
+        [](const InFlightItem& asked, const wire::ResultItem& item) {
+            return asked.admission == item.admission && asked.placement->slot == item.slot;
+        });
+    if (!matches) {
         ++counters_.results_bad;
         return cluster_.fault(header->generation, "a RESULT does not match its frame", now);
     }
-    for (size_t i = 0; i < sent.items.size(); ++i) {
-        if (result.items[i].admission != sent.items[i].admission) {
-            ++counters_.results_uncommitted;
-            continue;
-        }
-        apply(sent.items[i], result.items[i], now);
-    }
+    for (size_t i = 0; i < sent.items.size(); ++i) apply(sent.items[i], result.items[i], now);
+    sent.items.clear();  // what ended has its slot and blocks back before others are admitted
     schedule(now);
 }
 

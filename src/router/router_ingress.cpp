@@ -75,14 +75,27 @@ void Router::run_unit(TimeUs now) {
         return fail(sequence, prepared.error());
     }
     accept(sequence);
-    const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
-    if (asks_nothing || (sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max)) {
-        wire::Done done;
-        done.finish_reason = "length";
-        return finish(sequence, std::move(done), now);
+    if (std::optional<wire::Done> done = ended_before(sequence)) {
+        if (!sequence.stopped_by) send_rest(sequence);
+        return finish(sequence, std::move(*done), now);
     }
     waiting_.push_back(sequence.id);
     schedule(now);
+}
+
+// A request that asks for nothing, or a resumed one that only lacks its DONE.
+std::optional<wire::Done> Router::ended_before(const Sequence& sequence) const {
+    wire::Done done;
+    if (sequence.stopped_by) {
+        done.finish_reason = "stop";
+        done.stop = *sequence.stopped_by;
+        return done;
+    }
+    const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
+    const bool has_all = sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max;
+    if (!asks_nothing && !has_all) return std::nullopt;
+    done.finish_reason = "length";
+    return done;
 }
 
 Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& parameters) const {
@@ -156,7 +169,10 @@ Status Router::prepare(Sequence& sequence) {
         // A resumed answer: its text so far is with the client, what is held back is rebuilt.
         Result<std::string> text = sequence.text->push(sequence.ids[i]);
         if (!text) return text.error();
-        sequence.text_offset += sequence.stop_text.push(*text).text.size();
+        StopText::Step step = sequence.stop_text.push(*text);
+        sequence.text_offset += step.text.size();
+        sequence.stopped_by = std::move(step.match);
+        if (sequence.stopped_by) break;
     }
     return Ok{};
 }

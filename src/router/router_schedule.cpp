@@ -46,16 +46,34 @@ void Router::admit(TimeUs now) {
         const Route* route = choose_route();
         if (route == nullptr) return;
         Sequence& sequence = *sequences_.at(waiting_.front());
+        if (const Status fits = fit_pool(sequence, *route); !fits) {
+            ++counters_.rejected;
+            fail(sequence, fits.error());
+            continue;
+        }
         if (!admit_one(sequence, *route, now)) return;  // the oldest waits, and all behind it
         waiting_.pop_front();
     }
 }
 
+// What came before the route knew no pool: an answer that is longer is cut, a prompt that is is refused.
+Status Router::fit_pool(Sequence& sequence, const Route& route) const {
+    const uint64_t rows_max = uint64_t{route.kv->block_count()} * kBlockRows;
+    const uint64_t needed = sequence.ids.size() + (sequence.tokens_max > 0 ? 1 : 0);
+    if (needed > rows_max) {
+        return Error{ErrorCode::kPromptTooLong,
+                     "the prompt and the answer so far have " + std::to_string(sequence.ids.size()) +
+                         " tokens; the workers' KV pool holds " + std::to_string(rows_max)};
+    }
+    sequence.tokens_max = static_cast<uint32_t>(
+        std::min<uint64_t>(sequence.tokens_max, rows_max - sequence.prompt_count));
+    return Ok{};
+}
+
 // All blocks that the sequence may ever need are reserved here, so that it never runs short.
 bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     const uint64_t rows = uint64_t{sequence.prompt_count} + sequence.tokens_max;
-    const uint32_t blocks = std::min(blocks_for(rows), route.kv->block_count());
-    auto placement = place(route.kv, last_admission_ + 1, blocks);
+    auto placement = place(route.kv, last_admission_ + 1, blocks_for(rows));
     if (placement == nullptr) return false;
     ++last_admission_;
     sequence.placement = std::move(placement);

@@ -121,12 +121,14 @@ private:
     Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
     void accept(Sequence& sequence);
+    std::optional<wire::Done> ended_before(const Sequence& sequence) const;
     uint64_t draw_seed();
 
     // Schedule.
     void schedule(TimeUs now);
     void admit(TimeUs now);
     const Route* choose_route() const;
+    Status fit_pool(Sequence& sequence, const Route& route) const;
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
     void fill_route(const Route& route, Lane& lane, TimeUs now);
     std::vector<Planned> compose(const Route& route, const Lane& lane);

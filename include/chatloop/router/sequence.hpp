@@ -35,6 +35,7 @@ struct Sequence {
 
     std::unique_ptr<TextStream> text;
     StopText stop_text;              // holds back what may become a stop string
+    std::optional<std::string> stopped_by;  // the stop string that a resumed answer came with
     uint64_t text_offset = 0;        // bytes sent to the client
     uint32_t prompt_entries_sent = 0;
 

@@ -1,0 +1,172 @@
+// A Router over one fake worker with both roles, which answers a frame when and how the test says.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "chatloop/router/router.hpp"
+#include "cluster_harness.hpp"
+#include "fake_text.hpp"
+
+namespace chatloop::test {
+
+inline constexpr Incarnation kWorker = 10;
+inline constexpr char kClient[] = "client-1";
+
+// What the fake sampler answers behind `position`; never an end token.
+inline uint32_t token_at(uint32_t position) { return 1 + (position * 7 + 3) % 90; }
+
+struct SentFrame {
+    wire::Bytes bytes;
+    wire::DataFrame frame;
+};
+
+class RouterHarness {
+public:
+    explicit RouterHarness(wire::Share share = {4, 1u << 20, 4, 16}, uint32_t max_queue_size = 512)
+        : share_(share) {
+        config.cluster = cluster_config(1);
+        config.model_name = "hash";
+        config.context_length = 256;
+        config.stop_ids = {0};
+        config.max_batch_size = 4;
+        config.prefill_rows = 100;
+        config.max_queue_size = max_queue_size;
+        router = std::make_unique<Router>(config, outbox, text_,
+                                          [](char, const std::string&, const std::string&) {});
+    }
+
+    void hear(wire::ControlBody body) {
+        const wire::Control message{kWorker, ++sequence_, std::move(body)};
+        router->on_control(peer_of(kWorker), wire::encode_control(message), now);
+    }
+    // Worker and route; the generation.
+    Generation bring_up() {
+        hear(hello_of(config.cluster,
+                      {kWorker, "worker-1", wire::kRoleStage | wire::kRoleSampler, 0, 1, share_}));
+        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}});
+        tick(200 * kMillisecondUs);
+        REQUIRE(!router->cluster().routes().empty());
+        const Route& route = router->cluster().routes().rbegin()->second;
+        const Generation generation = route.generation;
+        router->on_link(route.link, true, now);
+        hear(wire::Ready{generation});
+        REQUIRE(router->ready());
+        return generation;
+    }
+    // The worker is well: what keeps it from being taken for dead.
+    void beat() {
+        std::vector<wire::RouteReport> routes;
+        for (const auto& [generation, route] : router->cluster().routes())
+            routes.push_back({generation, 0, 0, 0, true, true});
+        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, std::move(routes)});
+    }
+    void tick(TimeUs later = 0) {
+        now += later;
+        router->on_tick(now);
+    }
+    void say(const wire::ClientBody& body, const std::string& client = kClient) {
+        router->on_client(client, wire::encode_client(body), now);
+        while (router->has_work()) router->run_unit(now);
+    }
+    static wire::Parameters ask(uint32_t prompt_count, uint32_t max_tokens) {
+        wire::Parameters parameters;
+        parameters.prompt = std::vector<uint32_t>(prompt_count, 5);
+        parameters.max_tokens = max_tokens;
+        return parameters;
+    }
+    void submit(const std::string& id, uint32_t prompt_count, uint32_t max_tokens) {
+        say(wire::Submit{id, ask(prompt_count, max_tokens)});
+    }
+
+    size_t frames() const { return outbox.data.size(); }
+    SentFrame frame(size_t index) const {
+        REQUIRE(index < outbox.data.size());
+        SentFrame sent{outbox.data[index].bytes, {}};
+        const auto header = wire::decode_header(sent.bytes);
+        REQUIRE(header.ok());
+        auto decoded = wire::decode_frame(*header, sent.bytes);
+        REQUIRE(std::holds_alternative<wire::DataFrame>(decoded));
+        sent.frame = std::get<wire::DataFrame>(std::move(decoded));
+        return sent;
+    }
+    // The RESULT that a sampler owes for the frame.
+    wire::ResultFrame result_of(size_t index) const {
+        const SentFrame sent = frame(index);
+        wire::ResultFrame result;
+        result.header = sent.frame.header;
+        result.header.type = wire::kFrameResult;
+        result.header.hop = 2;
+        result.header.destination = kRouter;
+        for (const wire::Item& item : sent.frame.items) {
+            wire::ResultItem answer{item.slot, item.admission, wire::ItemError::kNone, {}};
+            std::optional<wire::Sample> sample;
+            if (!item.outputs.empty()) {
+                auto decoded = wire::decode_sample(item.sample, item.outputs.size());
+                REQUIRE(decoded.ok());
+                sample = *decoded;
+            }
+            for (size_t i = 0; i < item.outputs.size(); ++i) {
+                const uint32_t row = item.outputs[i];
+                const bool target = sample->targets && (*sample->targets)[i];
+                answer.outputs.push_back({row, static_cast<uint8_t>(target ? 2 : 1),
+                                          target ? *(*sample->targets)[i]
+                                                 : token_at(item.position + row),
+                                          -1.0f, {{7, -0.5f}, {8, -2.0f}}});
+            }
+            result.items.push_back(std::move(answer));
+        }
+        return result;
+    }
+    void answer(const wire::ResultFrame& result) { answer_bytes(wire::encode_result(result)); }
+    void answer_bytes(wire::Bytes bytes) { router->on_result(Message(std::move(bytes)), now); }
+    // Answers frame after frame until there is none left.
+    void answer_all() {
+        for (; answered < frames(); ++answered) {
+            REQUIRE(answered < 10'000);
+            answer(result_of(answered));
+        }
+    }
+    template <class T>
+    std::vector<T> heard(const std::string& client = kClient) const {
+        return outbox.heard<T>(client);
+    }
+    std::vector<uint32_t> tokens(const std::string& id) const {
+        std::vector<uint32_t> all;
+        for (const wire::Piece& piece : heard<wire::Piece>())
+            if (piece.request_id == id)
+                all.insert(all.end(), piece.token_ids.begin(), piece.token_ids.end());
+        return all;
+    }
+    std::vector<std::string> errors() const {
+        std::vector<std::string> codes;
+        for (const wire::Failure& failure : heard<wire::Failure>()) codes.push_back(failure.code);
+        return codes;
+    }
+    uint32_t free_blocks() const {
+        return router->cluster().routes().begin()->second.kv->free_blocks();
+    }
+    uint32_t free_slots() const { return router->cluster().routes().begin()->second.kv->free_slots(); }
+
+    RouterConfig config;
+    FakeOutbox outbox;
+    TimeUs now = kSecondUs;
+    std::unique_ptr<Router> router;
+    size_t answered = 0;
+
+private:
+    sim::FakeText text_;
+    wire::Share share_;
+    uint64_t sequence_ = 0;
+};
+
+struct UpRouter : RouterHarness {
+    explicit UpRouter(wire::Share share = {4, 1u << 20, 4, 16}, uint32_t max_queue_size = 512)
+        : RouterHarness(share, max_queue_size) {
+        bring_up();
+    }
+};
+
+}  // namespace chatloop::test
