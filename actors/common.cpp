@@ -49,7 +49,8 @@ void start_log(const std::string& actor, const std::string& level) {
     log_actor = actor;
     log_info = level != "warn";
     const int flags = fcntl(STDERR_FILENO, F_GETFL);
-    // A file never blocks for long; a pipe or terminal whose reader is stuck must not stop the loop.
+    // A file never blocks for long; a pipe or terminal whose reader is stuck must not stop the
+    // loop.
     if (flags >= 0 && !isatty(STDERR_FILENO)) fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK);
 }
 
@@ -116,8 +117,8 @@ Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec)
     return model;
 }
 
-// Rows of a unit such that one layer of them is predicted under the unit target, from a cautious guess of
-// the table's speed. It changes no bit, only how often the loop looks at its sockets.
+// Rows of a unit such that one layer of them is predicted under the unit target, from a cautious
+// guess of the table's speed. It changes no bit, only how often the loop looks at its sockets.
 static uint32_t unit_rows(const ModelSpec& spec, const kernel::Kernels& kernels) {
     const double macs_per_us = std::string(kernels.name) == "reference" ? 300.0 : 15'000.0;
     const double q = spec.q_width();
