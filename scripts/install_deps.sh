@@ -16,7 +16,6 @@ packages=(
     libisal-dev
     libmsgpack-cxx-dev
     librandom123-dev
-    libspdlog-dev
     libutfcpp-dev
     libxxhash-dev
     libzmq3-dev

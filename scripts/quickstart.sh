@@ -62,7 +62,7 @@ echo
 if ((keep)); then
     trap remove_step_log EXIT
     echo "The cluster stays up: client front tcp://127.0.0.1:7101, logs in run/log, until scripts/stop.sh."
-    echo "Ask it: PYTHONPATH=python $(venv_dir)/bin/python -m chatloop generate \"...\" --chat"
+    echo 'Ask it: scripts/chatloop.sh generate "..." --chat --stats'
 else
     trap remove_step_log EXIT
     step 'stopped' 'See run/log.' cluster stop --run "$run"
