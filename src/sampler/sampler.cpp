@@ -110,6 +110,12 @@ void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
                 if (id < masked_logits_.size())
                     masked_logits_[id] = -std::numeric_limits<float>::infinity();
             candidates = masked_logits_;
+            const float best = kernels_.max(masked_logits_.data(),
+                                            static_cast<int64_t>(masked_logits_.size()));
+            if (std::isinf(best)) {  // nothing is left to choose from
+                result.error = wire::ItemError::kMalformed;
+                return;
+            }
         }
         SamplingParams params;
         params.temperature = sample.temperature;

@@ -140,7 +140,8 @@ void Worker::forward(RoleState& role, TimeUs now) {
     header.budget_ms = budget_left(header.budget_ms, now - done.accepted_at);
     header.type = done.hop.role == wire::kRoleSampler ? wire::kFrameResult : wire::kFrameData;
     std::vector<wire::HopTiming> timings = done.frame.timings;
-    timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
+    if (timings.size() < kHopsMax)
+        timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
 
     Message next(role.executor->finish(header, timings));
     const uint64_t arrival = done.arrival;
