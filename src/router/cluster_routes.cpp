@@ -28,9 +28,10 @@ void Cluster::form_route(TimeUs now) {
     if (!chain.empty()) install(chain, now);
 }
 
-// Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the last
-// stage's own process where it has that role. Empty when there is none. Found from the end: the workers
-// that begin at a layer from whose range the end can be reached, the lowest incarnation first.
+// Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the
+// last stage's own process where it has that role. Empty when there is none. Found from the end:
+// the workers that begin at a layer from whose range the end can be reached, the lowest incarnation
+// first.
 std::vector<Incarnation> Cluster::find_chain(
     const std::function<bool(const WorkerPeer&)>& allowed) const {
     const auto available = [&](const WorkerPeer& w, wire::Role role) {

@@ -80,8 +80,8 @@ bool Router::ready() const {
 }
 
 void Router::on_tick(TimeUs now) {
-    // After a pause of our own, what the others said meanwhile is still in the sockets: they are judged
-    // only when it was read.
+    // After a pause of our own, what the others said meanwhile is still in the sockets: they are
+    // judged only when it was read.
     if (ticked_at_ != 0 && now - ticked_at_ > kOwnGapUs) {
         cluster_.rearm(now);
         for (auto& [name, client] : clients_) client.heard_at = now;

@@ -105,8 +105,8 @@ void Router::run_unit(TimeUs now) {
     schedule(now);
 }
 
-// A resumed answer: its tokens are the client's already, what is held back of their text is rebuilt, and a
-// stop rule that they meet ends it here as it would have ended there.
+// A resumed answer: its tokens are the client's already, what is held back of their text is
+// rebuilt, and a stop rule that they meet ends it here as it would have ended there.
 Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
                                                       const wire::Progress& progress) const {
     std::optional<wire::Done> done;
