@@ -9,6 +9,7 @@ namespace chatloop {
 namespace {
 
 constexpr TimeUs kHelloIntervalUs = 500 * kMillisecondUs;
+constexpr size_t kRoutersRemembered = 64;  // restarts of one router
 
 }  // namespace
 
@@ -36,7 +37,7 @@ void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs 
                                       [&](const RouterSession& s) { return s.peer == router; });
     CL_ASSERT(session != sessions_.end());
     const Result<wire::Control> message = wire::decode_control(bytes);
-    if (!message) {
+    if (!message || session->replaced(message->sender)) {
         ++counters_.control_bad;
         return;
     }
@@ -68,6 +69,9 @@ void Worker::on_welcome(RouterSession& session, Incarnation router, const wire::
     if (welcome.worker != config_.incarnation) return;
     if (session.router == router) return;  // the answer to a repeated HELLO
     if (session.router != 0) forget_router(session, now);
+    if (session.welcomed.empty() || session.welcomed.back() != router)
+        session.welcomed.push_back(router);
+    if (session.welcomed.size() > kRoutersRemembered) session.welcomed.pop_front();
     session.router = router;
     session.welcome = welcome;
     session.heartbeat_at = now;

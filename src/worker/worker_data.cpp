@@ -89,7 +89,7 @@ bool Worker::has_work() const {
 void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
     if (role.current || role.executor == nullptr) return;
     for (size_t i = 0; i < sessions_.size(); ++i) {
-        RouterSession& session = sessions_[(next_session_ + i) % sessions_.size()];
+        RouterSession& session = sessions_[(role.next_session + i) % sessions_.size()];
         const auto frame = std::find_if(
             session.queue.begin(), session.queue.end(),
             [&](const FrameInHand& f) { return f.hop.role == role_bit; });
@@ -99,7 +99,7 @@ void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
         role.share = session.share;
         role.current->started_at = now;
         role.executor->begin(role.share, *role.current);
-        next_session_ = session.share + 1;
+        role.next_session = session.share + 1;
         return;
     }
 }
