@@ -121,16 +121,18 @@ class Cluster:
         self._clients.append(client)
         return client
 
-    def start(self, name: str, actor: str, *options: object) -> Process:
+    def start(self, name: str, actor: str, *options: object, model: Path | None = None) -> Process:
         assert name not in self.processes
-        command = [self._build / "actors" / actor, "--model", self._model, "--name", name, *options]
+        command = [self._build / "actors" / actor, "--model", model or self._model,
+                   "--name", name, *options]
         process = Process(name, self._folder / f"{name}.log", command)
         self.processes[name] = process
         return process
 
-    def start_worker(self, name: str, actor: str, *options: object) -> Process:
+    def start_worker(self, name: str, actor: str, *options: object,
+                     model: Path | None = None) -> Process:
         return self.start(name, actor, "--listen", ANY_PORT, "--router", self.endpoints["ctrl"],
-                          *options)
+                          *options, model=model)
 
     def listens_at(self, worker: str) -> str:
         """The endpoint of a worker's `in` socket, which its first log line tells."""
