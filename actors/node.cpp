@@ -18,10 +18,6 @@ Node::Node(std::string actor) : actor_(std::move(actor)) {
 
 void Node::open_link(LinkId id, const std::string& endpoint) {
     const TimeUs now = monotonic_now();
-    if (const Status valid = check_endpoint(endpoint); !valid) {
-        log_line('w', "a peer gave an endpoint that is none: " + valid.error().message);
-        return;  // the link never comes up, and its route is given up
-    }
     auto link = std::make_unique<Link>(context_, endpoint, now);
     loop_.add_link(*link, [this, id](TimeUs at, bool up) { on_link_change(id, up, at); });
     links_[id] = std::move(link);
@@ -56,10 +52,12 @@ void die_with_parent() {
     if (getppid() != parent) std::exit(kInternal);  // it died before we asked
 }
 
-std::string checked_endpoint(const std::string& actor, const std::string& option,
-                             const std::string& endpoint) {
-    if (const Status valid = check_endpoint(endpoint); !valid)
-        die(actor, {ErrorCode::kInvalidRequest, option + ": " + valid.error().message});
+std::string connectable(const std::string& actor, const Socket& socket) {
+    const std::string endpoint = socket.last_endpoint();
+    if (endpoint.starts_with("tcp://0.0.0.0:"))
+        die(actor, {ErrorCode::kInvalidRequest,
+                    endpoint + " is no address that peers can connect to; bind the address of "
+                               "this host that they reach"});
     return endpoint;
 }
 

@@ -49,8 +49,7 @@ private:
 // Ends with the parent, so that a supervisor that is killed leaves no orphan.
 void die_with_parent();
 
-// The address that peers can connect to: 0.0.0.0 is none.
-std::string checked_endpoint(const std::string& actor, const std::string& option,
-                             const std::string& endpoint);
+// The endpoint that peers are told to connect to; ends the process if it was bound to every address.
+std::string connectable(const std::string& actor, const Socket& socket);
 
 }  // namespace chatloop::actors

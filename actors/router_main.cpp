@@ -48,7 +48,7 @@ public:
         config.max_queue_size = options.max_queue_size;
         config.cluster.name = options.name;
         config.cluster.incarnation = random_u64();
-        config.cluster.result_endpoint = result_.last_endpoint();
+        config.cluster.result_endpoint = connectable(kActor, result_);
         config.cluster.heartbeat_interval_ms = options.heartbeat_interval_ms;
         config.cluster.failure_threshold = options.failure_threshold;
         router_ = std::make_unique<Router>(config, *this, text, log_line);

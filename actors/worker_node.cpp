@@ -96,7 +96,7 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     config.routers = options.routers;
     wire::Hello& hello = config.hello;
     hello.name = options.name;
-    hello.endpoint = in_.last_endpoint();
+    hello.endpoint = connectable(actor, in_);
     hello.layers = static_cast<uint32_t>(spec_.n_layers);
     hello.width = static_cast<uint32_t>(spec_.hidden_size);
     hello.vocab = static_cast<uint32_t>(spec_.vocab_size);
@@ -206,8 +206,6 @@ void add_worker_options(CLI::App& app, WorkerOptions& options) {
 
 int run_worker(const std::string& actor, const WorkerOptions& options) {
     die_with_parent();
-    for (const std::string& router : options.routers)
-        checked_endpoint(actor, "--router", router);
     WorkerNode node(actor, options);
     start_log(actor, options.log_level);
     return node.run();

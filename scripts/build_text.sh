@@ -28,6 +28,11 @@ build() {
         --manifest-path "$crate_dir/Cargo.toml" "$@"
 }
 
+# Other clones build in the same place: whoever copies must find what it built itself.
+mkdir -p "$target_dir"
+exec 9> "$target_dir/chatloop.lock"
+flock 9
+
 # Without the network when everything was fetched before; it also spares cargo the look-up.
 build --offline 2>/dev/null || build
 cp "$target_dir/release/libchatloop_text.a" "$output"

@@ -17,6 +17,7 @@ packages=(
     libmsgpack-cxx-dev
     librandom123-dev
     libspdlog-dev
+    libutfcpp-dev
     libxxhash-dev
     libzmq3-dev
     meson

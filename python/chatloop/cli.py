@@ -36,7 +36,7 @@ _SAMPLING = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 an error, 69 no router, 130 interrupted; argparse exits with 2."""
+    """Returns the exit code: 0, 1 an error, 69 no router, 130 interrupted; argparse takes 2."""
     options = _parser().parse_args(arguments)
     try:
         with Client(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -51,6 +50,8 @@ class Connection:
         self._pings: dict[int, Reply] = {}  # by nonce
         self._statuses: list[Reply] = []
         self._router: int | None = None  # incarnation, from the last PONG
+        self._nonce = 0  # of the last PING: they count up
+        self._first_nonce = 0  # of the PING that asks who the router is
         self._next_ping_s = 0.0
         self._unanswered_s: float | None = None  # when we spoke first since the router did
         self._served_s = 0.0  # when the socket was last looked at
@@ -72,7 +73,7 @@ class Connection:
             self._send(message, self._connect_timeout_s)
             self._requests[request.request_id] = request
             if self._router is None:
-                self._ping()
+                self._first_nonce = self._ping()
 
     def send_cancel(self, request_id: str) -> None:
         with self._turn:
@@ -195,7 +196,8 @@ class Connection:
         return True
 
     def _ping(self, timeout_s: float | None = None, reply: Reply | None = None) -> int:
-        nonce = secrets.randbits(64)
+        self._nonce += 1
+        nonce = self._nonce
         if reply is None:
             self._next_ping_s = time.monotonic() + PING_INTERVAL_S
             self._try_send(protocol.ping(nonce))
@@ -265,7 +267,12 @@ class Connection:
     def _on_pong(self, pong: protocol.PongMessage) -> None:
         if pong.nonce in self._pings:
             self._answer(self._pings.pop(pong.nonce), pong)
-        restarted = self._router not in (None, pong.router_incarnation)
+        if pong.nonce < self._first_nonce:
+            return  # late, from before the oldest running request
+        if self._router is None:  # a lost first PING: the router went before we knew its name
+            restarted = pong.nonce != self._first_nonce
+        else:
+            restarted = self._router != pong.router_incarnation
         self._router = pong.router_incarnation
         if restarted:
             self._attempt_again()

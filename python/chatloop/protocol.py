@@ -100,9 +100,7 @@ def resume(progress: Progress) -> bytes:
         "seed": progress.seed,
         "fingerprint": progress.fingerprint,
     }
-    return _encode(
-        RESUME, progress.request_id, progress.attempt + 1, progress.parameters, so_far
-    )
+    return _encode(RESUME, progress.request_id, progress.attempt + 1, progress.parameters, so_far)
 
 
 def ping(nonce: int) -> bytes:

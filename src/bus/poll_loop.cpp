@@ -12,8 +12,8 @@
 namespace chatloop {
 namespace {
 
-// What the loop watches. Handlers may remove an entry while it is being served, so entries are shared
-// and marked; nothing touches a removed one's socket, link or descriptor.
+// What the loop watches. Handlers may remove an entry while it is being served, so entries are
+// shared and marked; nothing touches a removed one's socket, link or descriptor.
 struct SocketEntry {
     Socket* socket;
     Priority priority;

@@ -81,7 +81,7 @@ void set_options(void* socket, SocketKind kind, const Options& options) {
     }
 }
 
-// ---- messages: a received one is held by its zmq_msg_t on the heap, which is also what is sent ----
+// ---- messages: a received one is held by its zmq_msg_t on the heap, as is one to be sent ----
 
 void close_held(void*, void* hint) {
     auto* held = static_cast<zmq_msg_t*>(hint);
@@ -216,6 +216,8 @@ Status Socket::connect(const std::string& endpoint) {
                  "cannot connect to " + endpoint + ": " + zmq_strerror(zmq_errno())};
 }
 
+void Socket::set_linger_ms(int linger_ms) { set_option(handle_, ZMQ_LINGER, linger_ms); }
+
 std::string Socket::last_endpoint() const {
     std::array<char, kNameBytesMax + 1> text;
     size_t size = text.size();
@@ -241,7 +243,8 @@ Io Socket::send_to(const std::string& peer, Message& message) {
         return zmq_errno() == EAGAIN ? Io::kWouldBlock : Io::kUnreachable;
     }
     const Io body = send_message(handle_, message);
-    CL_ASSERT(body == Io::kOk);  // room is decided with the first part; a peer gone since swallows it
+    // Room is decided with the first part; a peer that is gone since then swallows the second.
+    CL_ASSERT(body == Io::kOk);
     return body;
 }
 

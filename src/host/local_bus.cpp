@@ -49,6 +49,9 @@ private:
     std::map<LinkId, Channel*> links_;
 };
 
+LocalBus::LocalBus() = default;
+LocalBus::~LocalBus() = default;
+
 Outbox& LocalBus::attach(const std::string& name, const std::string& endpoint, Handlers handlers) {
     CL_ASSERT(!ports_.contains(name));
     if (!endpoint.empty()) name_of_endpoint_[endpoint] = name;

@@ -10,6 +10,7 @@ namespace chatloop {
 namespace {
 
 constexpr uint32_t kBlockRows = 64;
+constexpr uint64_t kBytesPerToken = 16;  // far above what any text has on average
 
 // splitmix64 (Steele, Lea, Flood 2014): seeds for clients that gave none.
 uint64_t splitmix64(uint64_t& state) {
@@ -97,6 +98,21 @@ Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& para
     return ids;
 }
 
+// Text that is far longer than any context holds is refused before it costs a text job's time.
+Status Router::check_prompt_bytes(const wire::Parameters& parameters) const {
+    uint64_t bytes = 0;
+    if (const auto* text = std::get_if<std::string>(&parameters.prompt)) bytes = text->size();
+    if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt))
+        for (const wire::Message& message : *messages) bytes += message.content.size();
+    const uint64_t bytes_max = std::min<uint64_t>(kBytesPerToken * config_.context_length,
+                                                  kPromptBytesMax);
+    if (bytes <= bytes_max) return Ok{};
+    return Error{ErrorCode::kPromptTooLong,
+                 "the prompt has " + std::to_string(bytes) + " bytes; at most " +
+                     std::to_string(bytes_max) + " are served with a context of " +
+                     std::to_string(config_.context_length) + " tokens"};
+}
+
 // Text to ids, and every check that needs them.
 Status Router::prepare(Sequence& sequence) {
     const wire::Parameters& parameters = sequence.parameters;
@@ -105,6 +121,7 @@ Status Router::prepare(Sequence& sequence) {
         sequence.ids = resume->second.prompt_ids;
         sequence.seed = resume->second.seed;
     } else {
+        if (const Status sized = check_prompt_bytes(parameters); !sized) return sized.error();
         Result<std::vector<uint32_t>> ids = encode_prompt(parameters);
         if (!ids) return ids.error();
         sequence.ids = std::move(*ids);

@@ -105,7 +105,8 @@ std::vector<Item> read_items(ByteView element, Problem& problem) {
     return items;
 }
 
-// The rows of the frame are all rows of its items, or from the last stage on those that want output.
+// The rows of the frame are all rows of its items, or from the last stage on those that want
+// output.
 void check_rows(const DataFrame& frame, Problem& problem) {
     size_t all = 0;
     size_t wanted = 0;

@@ -30,7 +30,8 @@ uint8_t array_byte(uint8_t type) {
     return type == kFrameData ? kDataArray : kResultArray;
 }
 
-// The integer of `size` bytes behind the type byte at `at`, or nothing when the encoding is another.
+// The integer of `size` bytes behind the type byte at `at`, or nothing when the encoding is
+// another.
 std::optional<uint64_t> load(ByteView bytes, size_t at, uint8_t type_byte, size_t size) {
     if (bytes[at] != type_byte) return std::nullopt;
     uint64_t value = 0;

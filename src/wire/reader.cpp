@@ -18,8 +18,8 @@ bool is_utf8(std::string_view text) {
     return utf8::is_valid(text.begin(), text.end());
 }
 
-// Walks a value without building it. Every announced element takes at least one byte, so that a value
-// whose announcements exceed its bytes is refused before anything is allocated for it.
+// Walks a value without building it. Every announced element takes at least one byte, so that a
+// value whose announcements exceed its bytes is refused before anything is allocated for it.
 class Surveyor : public msgpack::null_visitor {
 public:
     explicit Surveyor(size_t bytes) : elements_left_(bytes) {}
@@ -301,7 +301,8 @@ Entries::Entries(const msgpack::object* object, size_t count_max, std::string_vi
     count_ = object->via.map.size;
     taken_.resize(count_);
     for (size_t i = 0; i < count_; ++i) {
-        if (pairs_[i].key.type != msgpack::type::STR) problem.fail(name, "has a key that is not a string");
+        if (pairs_[i].key.type == msgpack::type::STR) continue;
+        problem.fail(name, "has a key that is not a string");
     }
 }
 

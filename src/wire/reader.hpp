@@ -1,6 +1,6 @@
-// Strict reading of msgpack. A Tree is one parsed value; Value, Fields and Entries walk it and note the
-// first thing that is wrong in a Problem, after which every read gives zero or nothing. So a decoder reads
-// straight on and asks once, at its end.
+// Strict reading of msgpack. A Tree is one parsed value; Value, Fields and Entries walk it and note
+// the first thing that is wrong in a Problem, after which every read gives zero or nothing. So a
+// decoder reads straight on and asks once, at its end.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ inline constexpr uint32_t kDepthMax = 8;  // arrays and maps within each other; 
 
 class Problem {
 public:
-    // What a wrong field and wrong UTF-8 are called here; a client's parameters have codes of their own.
+    // What a wrong field and wrong UTF-8 are called here; a client's parameters have codes of their
+    // own.
     Problem() = default;
     Problem(ErrorCode field, ErrorCode utf8) : field_(field), utf8_(utf8) {}
 
@@ -37,12 +38,13 @@ private:
     Error error_;
 };
 
-// The end of the msgpack value that begins at `offset`, or nothing when there is no whole value, it nests
-// deeper than kDepthMax, has extension types, or announces more elements than bytes are left for.
+// The end of the msgpack value that begins at `offset`, or nothing when there is no whole value, it
+// nests deeper than kDepthMax, has extension types, or announces more elements than bytes are left
+// for.
 std::optional<size_t> value_end(ByteView bytes, size_t offset);
 
-// One msgpack value. Its strings and binaries stay in `bytes`, which must outlive it; the rest takes at
-// most a constant times the size of `bytes`, whatever they announce.
+// One msgpack value. Its strings and binaries stay in `bytes`, which must outlive it; the rest
+// takes at most a constant times the size of `bytes`, whatever they announce.
 class Tree {
 public:
     // The value must fill `bytes` exactly.
@@ -82,7 +84,7 @@ public:
 
     Fields fields(size_t count) const;                      // an array of exactly `count`
     Fields list(size_t count_min, size_t count_max) const;  // its elements bear this name
-    Entries entries(size_t count_max) const;                // a map with str keys, all of them known
+    Entries entries(size_t count_max) const;                // a map with str keys
 
     void fail(std::string_view what) const { problem_->fail(name_, what); }
 
@@ -112,7 +114,8 @@ private:
     Problem* problem_;
 };
 
-// The entries of a map, by key. finish() finds a problem in a key that nobody took, or that came twice.
+// The entries of a map, by key. finish() finds a problem in a key that nobody took, or that came
+// twice.
 class Entries {
 public:
     Entries(const msgpack::object* object, size_t count_max, std::string_view name,

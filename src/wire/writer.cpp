@@ -52,7 +52,8 @@ Writer& Writer::number(uint64_t value) {
     return *this;
 }
 
-// msgpack-c writes a float of integral value as an integer, which is another type here (and -0 is lost).
+// msgpack-c writes a float of integral value as an integer, which is another type here (and -0 is
+// lost).
 Writer& Writer::f32(float value) {
     uint8_t bytes[1 + sizeof value];
     store_big_endian(bytes, 0xca, std::bit_cast<uint32_t>(value));

@@ -1,5 +1,5 @@
-// Appends msgpack to a byte vector. Integers take their shortest form; the fixed-width fields of a data
-// frame are written by header.cpp and frame.cpp.
+// Appends msgpack to a byte vector. Integers take their shortest form; the fixed-width fields of a
+// data frame are written by header.cpp and frame.cpp.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ public:
     Writer& f64(double value);
     Writer& str(std::string_view text);
     Writer& bin(std::string_view bytes);
-    // For sentences, whose length nobody checked before: cut to kNameBytesMax, between two characters.
+    // For sentences, whose length nobody checked before: cut to kNameBytesMax, between two
+    // characters.
     Writer& sentence(std::string_view text);
     // Announces a bin whose `bytes` the caller appends.
     Writer& bin_header(size_t bytes);

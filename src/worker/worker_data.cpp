@@ -124,8 +124,7 @@ void Worker::unit_done(TimeUs now) {
 }
 
 void Worker::forward(RoleState& role, TimeUs now) {
-    FrameInHand done = std::move(*role.current);
-    role.current.reset();
+    const FrameInHand& done = *role.current;
     RouterSession& session = sessions_[role.share];
     InstalledRoute& route = session.routes.at(done.frame.header.generation);
     const auto hop =
@@ -142,10 +141,12 @@ void Worker::forward(RoleState& role, TimeUs now) {
     timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
 
     Message next(role.executor->finish(header, timings));
+    const uint64_t arrival = done.arrival;
+    role.current.reset();
     ++counters_.frames_executed;
     hop->forwarded = header.number;
     if (hop->link == 0) {
-        accept(std::move(next), done.arrival, now);
+        accept(std::move(next), arrival, now);
     } else {
         outbox_.send_data(hop->link, std::move(next));
     }

@@ -66,14 +66,24 @@ class FakeRouter:
 
     def accept(self, request_id: str, prompt_ids: list[int], seed: int = 5, **info: Any) -> None:
         info = {"fingerprint": FINGERPRINT, "model": "fake", **info}
-        self.send(request_id, ACCEPTED, request_id, {"prompt_ids": prompt_ids, "seed": seed, **info})
+        self.send(
+            request_id, ACCEPTED, request_id, {"prompt_ids": prompt_ids, "seed": seed, **info}
+        )
 
     def piece(
-        self, request_id: str, index: int, ids: list[int], text: str, offset: int, logprobs: Any = None
+        self,
+        request_id: str,
+        index: int,
+        ids: list[int],
+        text: str,
+        offset: int,
+        logprobs: Any = None,
     ) -> None:
         self.send(request_id, PIECE, request_id, index, ids, text, offset, logprobs)
 
-    def done(self, request_id: str, reason: str = "stop", stop: Any = None, tokens: int = 0) -> None:
+    def done(
+        self, request_id: str, reason: str = "stop", stop: Any = None, tokens: int = 0
+    ) -> None:
         info = {"finish_reason": reason, "stop": stop, "prompt_tokens": 3}
         times = {"queue_ms": 0.5, "prefill_ms": 2.0, "decode_ms": 8.25}
         self.send(request_id, DONE, request_id, {**info, "completion_tokens": tokens, **times})

@@ -28,14 +28,18 @@ def test_generate_prints_the_text_and_the_stats() -> None:
     with FakeRouter(word_handler) as router:
         ended = chatloop("generate", "hi", "--endpoint", router.endpoint, "--stats")
     assert (ended.returncode, ended.stdout) == (0, "Paris is not Rome.\n")
-    pattern = r"3 prompt tokens, 5 completion tokens, [\d.]+ tokens/s, first token after \d+ ms, stop\n"
+    pattern = (
+        r"3 prompt tokens, 5 completion tokens, [\d.]+ tokens/s, first token after \d+ ms, stop\n"
+    )
     assert re.fullmatch(pattern, ended.stderr)
 
 
 def test_generate_passes_its_options_on_and_prints_json() -> None:
     options = ["--chat", "--max-tokens", "9", "--temperature", "0.5", "--seed", "3", "--stop", "a"]
     with FakeRouter(word_handler) as router:
-        ended = chatloop("generate", "-", "--endpoint", router.endpoint, "--json", *options, text="hi")
+        ended = chatloop(
+            "generate", "-", "--endpoint", router.endpoint, "--json", *options, text="hi"
+        )
         [submit] = router.heard_of(SUBMIT)
     assert submit[2] == {
         "messages": [{"role": "user", "content": "hi"}],

@@ -132,11 +132,13 @@ def second_half(router: FakeRouter, message: list[Any]) -> None:
         router.done(name, "length", tokens=4)
 
 
-def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mute", [False, True])  # True: it goes before its first PONG
+def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch, mute: bool) -> None:
     monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
     with FakeRouter(first_half, incarnation=1) as router:
         port = router.port
-        client = Client(router.endpoint)
+        router.mute = mute
+        client = Client(router.endpoint, timeout_s=8)
         stream = client.stream(prompt="x", seed=17, request_id="r")
         assert next(stream).text == "Paris is"
     with client, FakeRouter(second_half, incarnation=2, port=port) as router:

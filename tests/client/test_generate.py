@@ -81,7 +81,9 @@ def test_logprobs_are_the_float32_of_the_wire() -> None:
         router.accept(name, [1, 2, 3])
         router.send(name, PROMPT_PIECE, name, 0, [None, [2, -0.1, [[9, -3.3]]]])
         router.send(name, PROMPT_PIECE, name, 2, [[3, -1.7, []]])
-        router.piece(name, 0, [10, 11], "ab", 0, [[10, -0.3, [[10, -0.3], [4, -2.2]]], [11, 0.0, []]])
+        router.piece(
+            name, 0, [10, 11], "ab", 0, [[10, -0.3, [[10, -0.3], [4, -2.2]]], [11, 0.0, []]]
+        )
         router.done(name, "length", tokens=2)
 
     with FakeRouter(handler) as router, Client(router.endpoint) as client:

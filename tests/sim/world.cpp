@@ -1,6 +1,7 @@
 #include "world.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace chatloop::sim {
 

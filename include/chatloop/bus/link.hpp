@@ -35,8 +35,8 @@ public:
     size_t backlog() const { return backlog_.size(); }
 
     bool up() const { return up_; }
-    // Every change since the last call, in order: true is up. Must be called whenever the monitor is
-    // readable: one that is not drained blocks the I/O thread.
+    // Every change since the last call, in order: true is up. Must be called whenever the monitor
+    // is readable: one that is not drained blocks the I/O thread.
     std::vector<bool> take_changes(TimeUs now);
     // A session that met a protocol error never reconnects by itself; another socket does.
     void on_timer(TimeUs now);

@@ -1,6 +1,6 @@
-// One message as a block of owned bytes, movable and never copied by accident. What a socket received
-// stays in the socket library's own memory, and what is sent is handed over: the free function and
-// its hint say how the bytes end.
+// One message as a block of owned bytes, movable and never copied by accident. What a socket
+// received stays in the socket library's own memory, and what is sent is handed over: the free
+// function and its hint say how the bytes end.
 #pragma once
 
 #include <cstddef>

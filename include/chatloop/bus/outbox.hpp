@@ -1,8 +1,8 @@
 // What an actor may ask of the world around it. Actors know no sockets: real ones (bus/), the
 // in-process bus of cpud and the simulator's all stand behind this interface.
 //
-// Nothing here blocks or fails at the call: a link that goes down and a peer that cannot be reached come
-// back as events. Per link, frames arrive in order or not at all.
+// Nothing here blocks or fails at the call: a link that goes down and a peer that cannot be reached
+// come back as events. Per link, frames arrive in order or not at all.
 #pragma once
 
 #include <cstdint>

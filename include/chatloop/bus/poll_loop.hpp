@@ -2,8 +2,8 @@
 // handler's timers, data frames, queued frames out, then ONE unit of work. It waits only when no
 // work is queued, and then until the next timer.
 //
-// Sockets, links and descriptors may be added and removed from every handler, also by the one that is
-// running; what was removed is not called again and may be destroyed at once.
+// Sockets, links and descriptors may be added and removed from every handler, also by the one that
+// is running; what was removed is not called again and may be destroyed at once.
 #pragma once
 
 #include <functional>
@@ -33,8 +33,8 @@ public:
     using OnLink = std::function<void(TimeUs, bool up)>;
     using OnReadable = std::function<void(TimeUs)>;
 
-    // For `spin_us` after a message came the loop asks again at once instead of sleeping; only for a
-    // process that has a core of its own.
+    // For `spin_us` after a message came the loop asks again at once instead of sleeping; only for
+    // a process that has a core of its own.
     explicit PollLoop(TimeUs spin_us = 0);
     ~PollLoop();
     PollLoop(const PollLoop&) = delete;
@@ -49,8 +49,8 @@ public:
 
     void run(LoopHandler& handler);
 
-    // The longest time for which the loop looked at no socket, since the last call: a long unit, or a
-    // process that was stopped.
+    // The longest time for which the loop looked at no socket, since the last call: a long unit, or
+    // a process that was stopped.
     TimeUs take_loop_gap();
 
 private:

@@ -1,5 +1,5 @@
-// One ZeroMQ socket with the options of its use. Nothing blocks, nothing throws; what a peer did is a
-// return value, and a misuse is asserted.
+// One ZeroMQ socket with the options of its use. Nothing blocks, nothing throws; what a peer did is
+// a return value, and a misuse is asserted.
 #pragma once
 
 #include <cstdint>
@@ -34,15 +34,18 @@ public:
     Socket(const Socket&) = delete;
     Socket& operator=(const Socket&) = delete;
 
-    // Endpoints are tcp://<IPv4 address>:<port>, ipc://<path> or inproc://<name>: a name would be looked
-    // up on the I/O thread and stop every socket of the process. bind() takes `*` for the port
-    // and for the address. kPortInUse when it cannot be bound, kInvalidRequest when it is no endpoint.
-    // An ipc path is taken over from whoever bound it before.
+    // Endpoints are tcp://<IPv4 address>:<port>, ipc://<path> or inproc://<name>: a name would be
+    // looked up on the I/O thread and stop every socket of the process. bind() takes `*` for the
+    // port and for the address. kPortInUse when it cannot be bound, kInvalidRequest when it is no
+    // endpoint. An ipc path is taken over from whoever bound it before.
     Status bind(const std::string& endpoint);
     Status connect(const std::string& endpoint);
+    // How long closing waits for what is still queued (0 at first): what a process says last.
+    void set_linger_ms(int linger_ms);
     std::string last_endpoint() const;  // with the port that `*` became
 
-    // The message is gone after kOk and untouched otherwise. Its size is within the bound of the use.
+    // The message is gone after kOk and untouched otherwise. Its size is within the bound of the
+    // use.
     Io send(Message& message);
     Io send_to(const std::string& peer, Message& message);  // ROUTER
     Io receive(Envelope& envelope);

@@ -7,8 +7,8 @@ namespace chatloop {
 
 TimeUs monotonic_now();
 
-// SIGTERM and SIGINT as a readable descriptor. Made before anything that starts threads, so that they
-// are blocked everywhere; SIGPIPE is ignored from then on.
+// SIGTERM and SIGINT as a readable descriptor. Made before anything that starts threads, so that
+// they are blocked everywhere; SIGPIPE is ignored from then on.
 class SignalFd {
 public:
     SignalFd();

@@ -18,6 +18,9 @@ namespace chatloop {
 
 class LocalBus {
 public:
+    LocalBus();
+    ~LocalBus();
+
     // How an actor, or a client, hears from the bus. Unused ones stay empty.
     struct Handlers {
         std::function<void(const std::string& from, Message bytes, TimeUs now)> control;

@@ -118,6 +118,7 @@ private:
     void on_submit(const std::string& client, wire::Parameters parameters, std::string request_id,
                    std::optional<wire::Progress> progress, TimeUs now);
     Result<std::vector<uint32_t>> encode_prompt(const wire::Parameters& parameters) const;
+    Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
     void accept(Sequence& sequence);
     uint64_t draw_seed();

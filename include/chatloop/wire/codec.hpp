@@ -1,6 +1,6 @@
-// Bytes to messages and back (docs/protocol.md). Decoders accept exactly what the page says; all else is
-// ErrorCode::kMalformed (or kInvalidRequest / kNotUtf8 for a client's parameters), never a crash, and
-// nothing is allocated that the input's own size does not pay for.
+// Bytes to messages and back (docs/protocol.md). Decoders accept exactly what the page says; all
+// else is ErrorCode::kMalformed (or kInvalidRequest / kNotUtf8 for a client's parameters), never a
+// crash, and nothing is allocated that the input's own size does not pay for.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ Result<FrameHeader> decode_header(ByteView bytes);
 // Overwrites the header fields of an encoded frame and its CRC.
 void patch_header(uint8_t* bytes, const FrameHeader& header);
 
-// The frame without its payload's contents: `payload_at` receives the offset at which rows x width x 4 bytes
-// are to be written before seal_frame, which sets the body CRC.
+// The frame without its payload's contents: `payload_at` receives the offset at which rows x width
+// x 4 bytes are to be written before seal_frame, which sets the body CRC.
 Bytes encode_frame(const FrameHeader& header, std::span<const HopTiming> timings,
                    std::span<const Item> items, DType dtype, uint32_t rows, uint32_t width,
                    size_t* payload_at);
@@ -51,7 +51,8 @@ struct FrameError {
     bool body_crc = false;
     Error error;
 };
-// `header` has been decoded before. Checks every size, count and order against the page and limits.hpp.
+// `header` has been decoded before. Checks every size, count and order against the page and
+// limits.hpp.
 std::variant<DataFrame, FrameError> decode_frame(const FrameHeader& header, ByteView bytes);
 
 std::string encode_sample(const Sample& sample);

@@ -174,7 +174,8 @@ struct Message {
     bool operator==(const Message&) const = default;
 };
 
-// What a client asked for; ranges are checked by the codec, what depends on the model by the router.
+// What a client asked for; ranges are checked by the codec, what depends on the model by the
+// router.
 struct Parameters {
     std::variant<std::string, std::vector<Message>, std::vector<uint32_t>> prompt;
     std::string model;  // empty: whatever is served

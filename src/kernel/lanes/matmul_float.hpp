@@ -48,27 +48,34 @@ void float_tile(float* y, int64_t y_stride, const Matrix& w, const float* x, int
     }
 }
 
-template <class V, WeightType kType>
-void matmul_float(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
-                  int32_t panel_first, int32_t panel_end) {
-    constexpr int32_t kRows = 4, kPanels = 4;
-    int32_t row = 0;
-    for (; row + kRows <= x.rows; row += kRows) {
-        for (int32_t p = panel_first; p < panel_end; ++p) {
+// Every row against kPanels panels before the next ones, so that weights come from memory once.
+template <class V, WeightType kType, int kPanels>
+void float_panels(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
+                  int32_t panel) {
+    constexpr int32_t kRows = 4;
+    const int32_t tiled = x.rows / kRows * kRows;
+    for (int32_t p = panel; p < panel + kPanels; ++p) {
+        for (int32_t row = 0; row < tiled; row += kRows) {
             float_tile<V, kType, kRows, 1>(y + row * y_stride, y_stride, w,
                                            x.x + int64_t{row} * w.k, p);
         }
     }
-    for (; row < x.rows; ++row) {
-        const float* x_row = x.x + int64_t{row} * w.k;
-        float* y_row = y + row * y_stride;
-        int32_t p = panel_first;
-        for (; p + kPanels <= panel_end; p += kPanels) {
-            float_tile<V, kType, 1, kPanels>(y_row, y_stride, w, x_row, p);
-        }
-        for (; p < panel_end; ++p) {
-            float_tile<V, kType, 1, 1>(y_row, y_stride, w, x_row, p);
-        }
+    for (int32_t row = tiled; row < x.rows; ++row) {
+        float_tile<V, kType, 1, kPanels>(y + row * y_stride, y_stride, w,
+                                         x.x + int64_t{row} * w.k, panel);
+    }
+}
+
+template <class V, WeightType kType>
+void matmul_float(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
+                  int32_t panel_first, int32_t panel_end) {
+    constexpr int32_t kPanels = 4;
+    int32_t p = panel_first;
+    for (; p + kPanels <= panel_end; p += kPanels) {
+        float_panels<V, kType, kPanels>(y, y_stride, w, x, p);
+    }
+    for (; p < panel_end; ++p) {
+        float_panels<V, kType, 1>(y, y_stride, w, x, p);
     }
 }
 

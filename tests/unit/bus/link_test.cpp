@@ -80,7 +80,9 @@ TEST_CASE("frames wait in order until the link is up, and no more than the bound
     Context context;
     const std::string endpoint = fresh_ipc_endpoint();
     Link link(context, endpoint, monotonic_now());
-    for (size_t i = 0; i < Link::kBacklogMax; ++i) REQUIRE(link.send(message_of(std::to_string(i))));
+    for (size_t i = 0; i < Link::kBacklogMax; ++i) {
+        REQUIRE(link.send(message_of(std::to_string(i))));
+    }
     CHECK_FALSE(link.send(message_of("one too many")));
     CHECK(link.backlog() == Link::kBacklogMax);
 

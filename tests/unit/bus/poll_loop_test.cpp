@@ -71,9 +71,11 @@ TEST_CASE("control comes before data, data before one unit of work") {
     for (int i = 0; i < 40; ++i) data.send("d");
     for (int i = 0; i < 70; ++i) control.send("c");
     loop.run(script);
-    CHECK(order == std::string(kDrainControlMax, 'c') + "t" + std::string(kDrainDataMax, 'd') + "u" +
-                       std::string(70 - kDrainControlMax, 'c') + "t" +
-                       std::string(40 - kDrainDataMax, 'd') + "u");
+    const auto turn = [](int control, int frames) {
+        return std::string(control, 'c') + "t" + std::string(frames, 'd') + "u";
+    };
+    CHECK(order == turn(kDrainControlMax, kDrainDataMax) +
+                       turn(70 - kDrainControlMax, 40 - kDrainDataMax));
 }
 
 TEST_CASE("an idle loop sleeps until its timer") {
@@ -135,7 +137,8 @@ TEST_CASE("what is removed in a handler is not called again") {
         loop.remove_socket(second->in);
         first.reset();
         second.reset();
-        loop.add_socket(third.in, Priority::kControl, [&](TimeUs, Envelope) { script.done = true; });
+        const auto finish = [&](TimeUs, Envelope) { script.done = true; };
+        loop.add_socket(third.in, Priority::kControl, finish);
         third.send("z");
     };
     for (int i = 0; i < 3; ++i) first->send("x");

@@ -149,7 +149,9 @@ Dense TensorMaker::float_form(const std::string& name, WeightType type, int32_t 
 TensorMaker::Group TensorMaker::random_group(WeightType type, double amplitude) {
     const bool q8 = type == WeightType::kQ8;
     Group group = {};
-    for (int& quant : group.quants) quant = q8 ? random_.integer(-127, 127) : random_.integer(0, 15);
+    for (int& quant : group.quants) {
+        quant = q8 ? random_.integer(-127, 127) : random_.integer(0, 15);
+    }
     group.scale = f16_bits(amplitude * random_.uniform(0.5, 1.0) / (q8 ? 127.0 : 8.0));
     group.min = f16_bits(-8.0 * f16_value(group.scale) * random_.uniform(0.9, 1.1));
     return group;

@@ -113,7 +113,8 @@ TEST_CASE("the body CRC covers the elements 10 to 12 and 14") {
     const std::vector<size_t> at = element_offsets(frame, 6);
     REQUIRE(at[6] == frame.size());
     const ByteView bytes(frame);
-    const uint32_t crc = slow_crc(bytes.subspan(at[5]), slow_crc(bytes.subspan(at[1], at[4] - at[1])));
+    const uint32_t described = slow_crc(bytes.subspan(at[1], at[4] - at[1]));
+    const uint32_t crc = slow_crc(bytes.subspan(at[5]), described);
     CHECK(frame[at[4]] == 0xce);
     for (int i = 0; i < 4; ++i) {
         CHECK(frame[at[4] + 1 + i] == static_cast<uint8_t>(crc >> (24 - 8 * i)));
@@ -189,7 +190,8 @@ TEST_CASE("one wrong element makes a frame wrong, whatever its CRC") {
             seal_frame(changed);
             return decoded_frame(changed).has_value();
         };
-        const ByteView original = ByteView(frame).subspan(at[element], at[element + 1] - at[element]);
+        const size_t size = at[element + 1] - at[element];
+        const ByteView original = ByteView(frame).subspan(at[element], size);
         CHECK(joined(accepted_mutations(original, accepts)) == joined(expected[element]));
     }
 }
@@ -203,7 +205,9 @@ TEST_CASE("one wrong element makes a RESULT wrong, whatever its CRC") {
         changed.insert(changed.end(), items.begin(), items.end());
         const uint32_t crc = slow_crc(items);
         changed.push_back(0xce);
-        for (int shift = 24; shift >= 0; shift -= 8) changed.push_back(static_cast<uint8_t>(crc >> shift));
+        for (int shift = 24; shift >= 0; shift -= 8) {
+            changed.push_back(static_cast<uint8_t>(crc >> shift));
+        }
         return decoded_result(changed).has_value();
     };
     const ByteView items = ByteView(bytes).subspan(at[1], at[2] - at[1]);
@@ -261,7 +265,9 @@ TEST_CASE("a sample survives the wire, bit for bit") {
     CHECK(std::bit_cast<uint32_t>(decoded->temperature) == 0x80000000u);
     CHECK_FALSE(decode_sample(encode_sample(sample), 2).ok());
     const std::string bytes = encode_sample(sample);
-    for (size_t n = 0; n < bytes.size(); ++n) CHECK_FALSE(decode_sample(bytes.substr(0, n), 1).ok());
+    for (size_t n = 0; n < bytes.size(); ++n) {
+        CHECK_FALSE(decode_sample(bytes.substr(0, n), 1).ok());
+    }
 }
 
 TEST_CASE("a sample's numbers keep their ranges") {

@@ -122,7 +122,8 @@ private:
         const uint32_t count = node.via.array.size;
         result.via.array.size = count + difference;
         if (difference < 0) return result;
-        void* memory = handle_.zone()->allocate_align((count + 1) * sizeof(Object), alignof(Object));
+        const size_t bytes = (count + 1) * sizeof(Object);
+        void* memory = handle_.zone()->allocate_align(bytes, alignof(Object));
         result.via.array.ptr = static_cast<Object*>(memory);
         for (uint32_t i = 0; i < count; ++i) result.via.array.ptr[i] = node.via.array.ptr[i];
         result.via.array.ptr[count] = Object(true);

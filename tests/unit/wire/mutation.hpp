@@ -1,5 +1,5 @@
-// Every message with one thing wrong in it: each node of its msgpack tree in turn takes another type, a
-// number that is out of any range, or another length.
+// Every message with one thing wrong in it: each node of its msgpack tree in turn takes another
+// type, a number that is out of any range, or another length.
 #pragma once
 
 #include <functional>
