@@ -202,9 +202,11 @@ def test_metadata_that_lies(model, refusal, change):
     assert "partition_metadata.json" in refusal("chatloop-stage", *stage_options(model))
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, truncated(100), truncated(0)],
-                         ids=["missing", "cut", "empty"])
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name, damage", [
+    ("tokenizer.json", Path.unlink), ("tokenizer.json", truncated(100)),
+    ("tokenizer.json", truncated(0)), ("tokenizer_config.json", truncated(30)),
+    ("tokenizer_config.json", truncated(0)),  # without it there is no chat template, no more
+], ids=["missing", "cut", "empty", "cut config", "empty config"])
 def test_damaged_tokenizer(model, refusal, name, damage):
     damage(model / "tokenizer" / name)
     assert name in refusal("chatloop-router", *router_options(model))
