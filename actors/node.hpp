@@ -34,8 +34,6 @@ protected:
 
     // Binds or ends the process with the design's exit code.
     void bind_or_die(Socket& socket, const std::string& endpoint);
-    // What sockets still hold may leave for that long after the loop has ended.
-    static constexpr int kLingerMs = 500;
 
     std::string actor_;
     SignalFd signals_;  // before the context: it blocks the signals that libzmq's threads inherit

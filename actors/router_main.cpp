@@ -61,8 +61,6 @@ public:
                           front_.last_endpoint() + ", result " + result_.last_endpoint());
         loop_.run(*this);
         log_line('i', "drained");
-        ctrl_.set_linger_ms(kLingerMs);
-        front_.set_linger_ms(kLingerMs);
         return kDrained;
     }
 

@@ -118,11 +118,11 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
         stage.shares = shares;
         stage.vocab = hello.vocab;
         stage.blocks_per_slot = blocks_per_slot(spec_);
-        stage_ = std::make_unique<StageWorker>(stage, *stage_model_.stack);
+        stage_ = std::make_unique<StageWorker>(stage);
     }
     if (!options.is_stage || options.with_sampler) {
         hello.roles |= wire::kRoleSampler;
-        sampler_ = std::make_unique<Sampler>(*head_model_.head, *kernels_);
+        sampler_ = std::make_unique<Sampler>(*kernels_);
     }
     char incarnation[17];
     std::snprintf(incarnation, sizeof incarnation, "%016llx",
@@ -151,11 +151,9 @@ void WorkerNode::open_model() {
         stage_model_ = value_or_die(actor_, open_stage(options_.model, spec_, range_.first,
                                                        range_.end, options_.kv_cache_mb));
         if (options_.poison_kv) stage_model_.pool->poison();
-        finish_stage(stage_model_, spec_, *kernels_);
     }
     if (!options_.is_stage || options_.with_sampler) {
         head_model_ = value_or_die(actor_, actors::open_head(options_.model, spec_));
-        finish_head(head_model_, spec_, *kernels_);
     }
 }
 
@@ -167,6 +165,14 @@ void WorkerNode::load_slice(TimeUs now) {
         if (const Result<bool> touched = checkpoint->touch(kTouchBytes); !touched)
             die(actor_, touched.error());
         return;
+    }
+    if (stage_ != nullptr) {
+        finish_stage(stage_model_, spec_, *kernels_);
+        stage_->set_compute(*stage_model_.stack);
+    }
+    if (sampler_ != nullptr) {
+        finish_head(head_model_, spec_, *kernels_);
+        sampler_->set_compute(*head_model_.head);
     }
     loaded_ = true;
     worker_->set_ready(now);
@@ -187,7 +193,6 @@ int WorkerNode::run() {
         std::fprintf(stderr, "%s: %s\n", actor_.c_str(), worker_->rejection()->c_str());
         return kConfig;
     }
-    for (const auto& router : routers_) router->set_linger_ms(kLingerMs);
     log_line('i', "drained");
     return kDrained;
 }

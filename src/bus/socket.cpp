@@ -23,14 +23,17 @@ struct Options {
     int max_rt_ms;
     int keepalive_idle_s;
     int keepalive_interval_s;
+    int linger_ms;  // accepted connections keep what the socket had when it was bound
 };
 
 constexpr int kKeepaliveProbes = 3;
+// What a process says last (FENCE, BYE, DONE) may take that long to leave; frames are never waited for.
+constexpr int kFarewellMs = 500;
 
 const Options& options_of(SocketUse use) {
-    static constexpr Options kData = {kFrameBytesMax, 50, 1000, 1000, 2000, 3000, 5, 2};
-    static constexpr Options kControl = {kControlBytesMax, 50, 1000, 1000, 2000, 2000, 5, 2};
-    static constexpr Options kFront = {kFrontBytesMax, 200, 5000, 2000, 5000, 10000, 30, 10};
+    static constexpr Options kData = {kFrameBytesMax, 50, 1000, 1000, 2000, 3000, 5, 2, 0};
+    static constexpr Options kControl = {kControlBytesMax, 50, 1000, 1000, 2000, 2000, 5, 2, kFarewellMs};
+    static constexpr Options kFront = {kFrontBytesMax, 200, 5000, 2000, 5000, 10000, 30, 10, kFarewellMs};
     switch (use) {
         case SocketUse::kData: return kData;
         case SocketUse::kControl: return kControl;
@@ -57,7 +60,7 @@ void set_option(void* socket, int option, T value) {
 }
 
 void set_options(void* socket, SocketKind kind, const Options& options) {
-    set_option(socket, ZMQ_LINGER, 0);
+    set_option(socket, ZMQ_LINGER, options.linger_ms);
     set_option(socket, ZMQ_IPV6, 0);
     set_option(socket, ZMQ_SNDHWM, kHighWaterMark);
     set_option(socket, ZMQ_RCVHWM, kHighWaterMark);
@@ -215,8 +218,6 @@ Status Socket::connect(const std::string& endpoint) {
     return Error{ErrorCode::kInvalidRequest,
                  "cannot connect to " + endpoint + ": " + zmq_strerror(zmq_errno())};
 }
-
-void Socket::set_linger_ms(int linger_ms) { set_option(handle_, ZMQ_LINGER, linger_ms); }
 
 std::string Socket::last_endpoint() const {
     std::array<char, kNameBytesMax + 1> text;

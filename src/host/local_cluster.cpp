@@ -65,11 +65,13 @@ void LocalCluster::add_member(const LocalClusterConfig& config, size_t index,
         stage_config.share = config.share;
         stage_config.vocab = cluster.vocab;
         stage_config.blocks_per_slot = config.blocks_per_slot;
-        member->stage = std::make_unique<StageWorker>(stage_config, *stage->compute);
+        member->stage = std::make_unique<StageWorker>(stage_config);
+        member->stage->set_compute(*stage->compute);
     }
     if (sampler) {
         hello.roles |= wire::kRoleSampler;
-        member->sampler = std::make_unique<Sampler>(*config.head, *config.kernels);
+        member->sampler = std::make_unique<Sampler>(*config.kernels);
+        member->sampler->set_compute(*config.head);
     }
     Member& self = *member;
     LocalBus::Handlers handlers;

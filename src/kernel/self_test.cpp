@@ -40,7 +40,8 @@ public:
     // f16 bits of either sign with exponents [first, first + 8).
     uint16_t half(uint32_t exponent_first) {
         const uint64_t bits = next();
-        return static_cast<uint16_t>((bits & 0x83ff) | ((exponent_first + ((bits >> 20) & 7)) << 10));
+        const uint64_t exponent = exponent_first + ((bits >> 20) & 7);
+        return static_cast<uint16_t>((bits & 0x83ff) | (exponent << 10));
     }
 
 private:

@@ -9,13 +9,13 @@
 
 namespace chatloop {
 
-Sampler::Sampler(HeadCompute& head, const kernel::Kernels& kernels)
-    : head_(head), kernels_(kernels) {}
+Sampler::Sampler(const kernel::Kernels& kernels) : kernels_(kernels) {}
 
 // Collects the rows to answer. What cannot be answered (a refused item, a sample element that is
 // malformed, a frame of another shape) gets its item error here.
 void Sampler::begin(size_t share, FrameInHand& in_hand) {
     (void)share;
+    CL_ASSERT(head_ != nullptr);  // no route is installed before READY
     CL_ASSERT(in_hand_ == nullptr);
     in_hand_ = &in_hand;
     const wire::DataFrame& frame = in_hand.frame;
@@ -26,7 +26,7 @@ void Sampler::begin(size_t share, FrameInHand& in_hand) {
     uint32_t rows = 0;
     for (const wire::Item& item : frame.items) rows += static_cast<uint32_t>(item.outputs.size());
     const bool right_kind = frame.dtype == wire::DType::kF32 && frame.rows == rows &&
-                            (rows == 0 || frame.width == head_.width());
+                            (rows == 0 || frame.width == head_->width());
     const size_t row_bytes = size_t{frame.width} * sizeof(float);
     uint32_t payload_row = 0;
     for (size_t i = 0; i < frame.items.size(); ++i) {
@@ -59,12 +59,12 @@ void Sampler::begin(size_t share, FrameInHand& in_hand) {
 }
 
 void Sampler::begin_batch() {
-    batch_rows_ = std::min<size_t>(wanted_.size() - batch_first_, head_.rows_max());
+    batch_rows_ = std::min<size_t>(wanted_.size() - batch_first_, head_->rows_max());
     answered_ = 0;
     head_done_ = false;
     if (batch_rows_ == 0) return;
-    const size_t row_bytes = size_t{head_.width()} * sizeof(float);
-    head_.begin(payload_.data() + batch_first_ * row_bytes, static_cast<uint32_t>(batch_rows_));
+    const size_t row_bytes = size_t{head_->width()} * sizeof(float);
+    head_->begin(payload_.data() + batch_first_ * row_bytes, static_cast<uint32_t>(batch_rows_));
 }
 
 // A unit is one slice of the head for all rows of the batch, or the answer of one row.
@@ -72,11 +72,11 @@ bool Sampler::run_unit() {
     CL_ASSERT(in_hand_ != nullptr);
     if (batch_rows_ == 0) return true;
     if (!head_done_) {
-        head_done_ = head_.run_unit();
+        head_done_ = head_->run_unit();
         return false;
     }
     answer_row(wanted_[batch_first_ + answered_],
-               head_.logits(static_cast<uint32_t>(answered_)));
+               head_->logits(static_cast<uint32_t>(answered_)));
     if (++answered_ < batch_rows_) return false;
     batch_first_ += batch_rows_;
     begin_batch();
@@ -144,7 +144,7 @@ wire::Bytes Sampler::finish(const wire::FrameHeader& header,
 
 void Sampler::abandon() {
     CL_ASSERT(in_hand_ != nullptr);
-    if (batch_rows_ != 0 && !head_done_) head_.abandon();
+    if (batch_rows_ != 0 && !head_done_) head_->abandon();
     in_hand_ = nullptr;
 }
 

@@ -13,8 +13,7 @@ constexpr uint32_t kRefusedRow = UINT32_MAX;
 
 }  // namespace
 
-StageWorker::StageWorker(const StageConfig& config, StageCompute& compute)
-    : config_(config), compute_(compute) {
+StageWorker::StageWorker(const StageConfig& config) : config_(config) {
     for (uint32_t i = 0; i < config.shares; ++i)
         tables_.emplace_back(config.share.slots, config.share.blocks, config.blocks_per_slot);
     pool_blocks_.reserve(kFrameItemsMax * 16);
@@ -32,14 +31,15 @@ bool StageWorker::ids_valid(const wire::DataFrame& frame, uint32_t row_first, ui
 // Decides item by item, and hands what was accepted to the compute. A frame of the wrong kind (ids for a
 // middle stage, another width) has all its items refused: the router hears of each.
 void StageWorker::begin(size_t share, FrameInHand& in_hand) {
+    CL_ASSERT(compute_ != nullptr);  // no route is installed before READY
     CL_ASSERT(in_hand_ == nullptr);
     CL_ASSERT(share < tables_.size());
     in_hand_ = &in_hand;
     wire::DataFrame& frame = in_hand.frame;
     SlotTable& table = tables_[share];
-    const bool ids = compute_.takes_ids();
+    const bool ids = compute_->takes_ids();
     const bool right_kind = frame.dtype == (ids ? wire::DType::kIds : wire::DType::kF32) &&
-                            frame.width == (ids ? 1 : compute_.width());
+                            frame.width == (ids ? 1 : compute_->width());
 
     sequences_.clear();
     pool_blocks_.clear();
@@ -74,7 +74,7 @@ void StageWorker::begin(size_t share, FrameInHand& in_hand) {
     if (sequences_.empty()) return;
     const bool all_kept = sequences_.size() == frame.items.size();
     if (!all_kept) gather_rows();
-    compute_.begin(sequences_, all_kept ? frame.payload.data() : payload_.data());
+    compute_->begin(sequences_, all_kept ? frame.payload.data() : payload_.data());
 }
 
 void StageWorker::gather_rows() {
@@ -92,15 +92,15 @@ void StageWorker::gather_rows() {
 
 bool StageWorker::run_unit() {
     CL_ASSERT(in_hand_ != nullptr);
-    return sequences_.empty() || compute_.run_unit();
+    return sequences_.empty() || compute_->run_unit();
 }
 
 uint8_t* StageWorker::write_row(uint8_t* out, size_t item, uint32_t row_in_item) {
-    const size_t row_bytes = size_t{compute_.width()} * sizeof(float);
+    const size_t row_bytes = size_t{compute_->width()} * sizeof(float);
     if (compute_row_[item] == kRefusedRow) {
         std::memset(out, 0, row_bytes);
     } else {
-        std::memcpy(out, compute_.output_row(compute_row_[item] + row_in_item), row_bytes);
+        std::memcpy(out, compute_->output_row(compute_row_[item] + row_in_item), row_bytes);
     }
     return out + row_bytes;
 }
@@ -116,7 +116,7 @@ wire::Bytes StageWorker::finish(const wire::FrameHeader& header,
 
     size_t payload_at = 0;
     wire::Bytes bytes = wire::encode_frame(header, timings, items, wire::DType::kF32, rows,
-                                           compute_.width(), &payload_at);
+                                           compute_->width(), &payload_at);
     uint8_t* out = bytes.data() + payload_at;
     for (size_t i = 0; i < items.size(); ++i) {
         if (outputs_only) {
@@ -132,7 +132,7 @@ wire::Bytes StageWorker::finish(const wire::FrameHeader& header,
 
 void StageWorker::abandon() {
     CL_ASSERT(in_hand_ != nullptr);
-    if (!sequences_.empty()) compute_.abandon();
+    if (!sequences_.empty()) compute_->abandon();
     in_hand_ = nullptr;
 }
 

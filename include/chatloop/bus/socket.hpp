@@ -40,8 +40,6 @@ public:
     // endpoint. An ipc path is taken over from whoever bound it before.
     Status bind(const std::string& endpoint);
     Status connect(const std::string& endpoint);
-    // How long closing waits for what is still queued (0 at first): what a process says last.
-    void set_linger_ms(int linger_ms);
     std::string last_endpoint() const;  // with the port that `*` became
 
     // The message is gone after kOk and untouched otherwise. Its size is within the bound of the

@@ -151,7 +151,8 @@ const Kernels* find_kernels(const char* name, const CpuFeatures& features);
 uint64_t self_test(const Kernels& kernels);
 extern const uint64_t kSelfTestDigest;
 
-// MXCSR == 0x1F80: round to nearest, no FTZ or DAZ. To be asserted after all libraries are loaded.
+// MXCSR == 0x1F80 but for its sticky exception flags: round to nearest, no FTZ or DAZ. To be
+// asserted after all libraries are loaded.
 bool mxcsr_is_default();
 
 }  // namespace chatloop::kernel

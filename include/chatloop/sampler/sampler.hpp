@@ -15,7 +15,9 @@ namespace chatloop {
 
 class Sampler final : public FrameExecutor {
 public:
-    Sampler(HeadCompute& head, const kernel::Kernels& kernels);
+    explicit Sampler(const kernel::Kernels& kernels);
+    // The head, once it is loaded; before the first frame.
+    void set_compute(HeadCompute& head) { head_ = &head; }
 
     void begin(size_t share, FrameInHand& in_hand) override;
     bool run_unit() override;
@@ -36,7 +38,7 @@ private:
     void answer_row(const Wanted& wanted, std::span<const float> logits);
     void begin_batch();
 
-    HeadCompute& head_;
+    HeadCompute* head_ = nullptr;
     const kernel::Kernels& kernels_;
     SamplingScratch scratch_;
     std::vector<float> masked_logits_;

@@ -33,8 +33,8 @@ struct SamplingScratch {
     std::vector<Candidate> candidates;
 };
 
-// The chosen id. logits (vocab): after softcap, mask, bias and penalties; finite, or -infinity for a
-// masked id, at least one finite. token_index counts generated tokens from the original prompt.
+// The chosen id. logits (vocab): after softcap, mask, bias and penalties; finite, or -infinity for
+// a masked id, at least one finite. token_index counts generated tokens from the original prompt.
 uint32_t sample(const kernel::Kernels& kernels, std::span<const float> logits,
                 const SamplingParams& params, uint32_t token_index, SamplingScratch& scratch);
 

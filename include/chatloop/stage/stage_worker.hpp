@@ -21,7 +21,9 @@ struct StageConfig {
 
 class StageWorker final : public FrameExecutor {
 public:
-    StageWorker(const StageConfig& config, StageCompute& compute);
+    explicit StageWorker(const StageConfig& config);
+    // The layers, once they are loaded; before the first frame.
+    void set_compute(StageCompute& compute) { compute_ = &compute; }
 
     void begin(size_t share, FrameInHand& in_hand) override;
     bool run_unit() override;
@@ -38,7 +40,7 @@ private:
     uint8_t* write_row(uint8_t* out, size_t item, uint32_t row_in_item);
 
     StageConfig config_;
-    StageCompute& compute_;
+    StageCompute* compute_ = nullptr;
     std::vector<SlotTable> tables_;            // one per share
 
     FrameInHand* in_hand_ = nullptr;           // the frame being computed

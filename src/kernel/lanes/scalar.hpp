@@ -1,5 +1,5 @@
 // The op set over 16 logical lanes, scalar: what each operation of a backend means. The float
-// kernels of lanes/ are templates over such a struct, so that an instruction set is one more struct.
+// kernels of lanes/ are templates over such a struct: an instruction set is one more struct.
 #pragma once
 
 #include <bit>

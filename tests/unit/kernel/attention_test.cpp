@@ -109,7 +109,8 @@ TEST_CASE("attention against f64") {
             }
         }
         for (int32_t d = 0; d < head_dim; ++d) {
-            worst = std::max(worst, std::abs(static_cast<double>(out[h * head_dim + d]) - o[d] / l));
+            const double got = static_cast<double>(out[h * head_dim + d]);
+            worst = std::max(worst, std::abs(got - o[d] / l));
         }
     }
     // |v| <= 2. A score's chain of 64 products within 64 in sum errs by 64 * 64 * 2^-24 at the very

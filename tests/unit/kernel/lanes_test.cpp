@@ -5,7 +5,9 @@
 #include <cfloat>
 
 #include "kernel/avx2/lanes.hpp"
-#include "kernel/lanes/elementwise.hpp"
+#include "kernel/lanes/attention.hpp"
+#include "kernel/lanes/matmul_float.hpp"
+#include "kernel/lanes/quantize.hpp"
 #include "kernel/lanes/scalar.hpp"
 #include "support.hpp"
 
@@ -19,11 +21,12 @@ namespace {
 
 const std::vector<float>& edge_values() {
     static const std::vector<float> values = [] {
-        std::vector<float> out = {0.0f,      1.0f,         0x1p-149f,  0x1.8p-140f, FLT_MIN, FLT_MAX,
-                                  INFINITY,  NAN,          65504.0f,   65519.0f,    65520.0f, 0x1p-24f,
-                                  0x1p-25f,  0x1.8p-25f,   0x1p-14f,   0.5f,        1.5f,     2.5f,
-                                  126.5f,    127.5f,       87.3f,      88.3f,       89.0f,    0x1.8p23f,
-                                  1.0f / 3,  0x1.002p+0f,  0x1.006p+0f, 3.14159f,   1e-30f,   1e30f};
+        std::vector<float> out = {
+            0.0f,     1.0f,    0x1p-149f,  0x1.8p-140f, FLT_MIN,     FLT_MAX,  INFINITY, NAN,
+            65504.0f, 65519.0f, 65520.0f,  0x1p-24f,    0x1p-25f,    0x1.8p-25f, 0x1p-14f, 0.5f,
+            1.5f,     2.5f,    126.5f,     127.5f,      87.3f,       88.3f,    89.0f,    0x1.8p23f,
+            1.0f / 3, 3.14159f, 0x1.002p+0f, 0x1.006p+0f, 1e-30f,    1e30f,
+        };
         const size_t count = out.size();
         for (size_t i = 0; i < count; ++i) {
             out.push_back(-out[i]);
@@ -66,6 +69,9 @@ int32_t differences(Op op) {
     return count;
 }
 
+template <WeightType kType>
+constexpr auto kMultiply = &lanes::matmul_float<S, kType>;
+
 }  // namespace
 
 #define CHECK_LANES(expression)                                                          \
@@ -74,6 +80,36 @@ int32_t differences(Op op) {
               (void)a, (void)b, (void)c;                                                 \
               return stored<V>(expression);                                              \
           }) == 0)
+
+TEST_CASE("the float kernels over the scalar op set have the committed digest") {
+    const Kernels kernels = {
+        .name = "scalar lanes",
+        .quantize = lanes::quantize<S>,
+        .matmul = [](float* y, int64_t y_stride, const Matrix& w, const Activations& x,
+                     int32_t panel_first, int32_t panel_end) {
+            const auto multiply = w.type == WeightType::kF32 ? kMultiply<WeightType::kF32>
+                                  : w.type == WeightType::kF16 ? kMultiply<WeightType::kF16>
+                                  : w.type == WeightType::kBf16 ? kMultiply<WeightType::kBf16>
+                                                                : kReferenceKernels.matmul;
+            multiply(y, y_stride, w, x, panel_first, panel_end);
+        },
+        .add_bias = lanes::add_bias<S>,
+        .embed = lanes::embed<S>,
+        .add = lanes::add<S>,
+        .scale = lanes::scale<S>,
+        .rms_norm = lanes::rms_norm<S>,
+        .rope = lanes::rope<S>,
+        .store_kv = lanes::store_kv<S>,
+        .attention = lanes::attention<S>,
+        .swiglu = lanes::swiglu<S>,
+        .softcap = lanes::softcap<S>,
+        .max = lanes::max<S>,
+        .sum_exp = lanes::sum_exp<S>,
+        .softmax_weights = lanes::softmax_weights<S>,
+        .all_finite = lanes::all_finite<S>,
+    };
+    CHECK(self_test(kernels) == kSelfTestDigest);
+}
 
 TEST_CASE("float operations") {
     CHECK_LANES(V::add(a, b));

@@ -22,7 +22,8 @@ Kernels with_wrong_scale() {
 
 Kernels with_rounded_products() {
     Kernels kernels = kReferenceKernels;
-    kernels.matmul = [](float* y, int64_t, const Matrix& w, const Activations& x, int32_t, int32_t) {
+    kernels.matmul = [](float* y, int64_t, const Matrix& w, const Activations& x, int32_t,
+                        int32_t) {
         const auto* values = static_cast<const float*>(w.values);
         y[0] = values[0] * x.x[0];
         y[0] += values[kPanelRows] * x.x[1];
@@ -36,7 +37,8 @@ TEST_CASE("every table has the committed digest") {
     CHECK(self_test(kReferenceKernels) == kSelfTestDigest);
     const auto start = std::chrono::steady_clock::now();
     CHECK(self_test(kAvx2Kernels) == kSelfTestDigest);
-    const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+    const auto end = std::chrono::steady_clock::now();
+    const std::chrono::duration<double, std::milli> taken = end - start;
     MESSAGE("self-test of avx2: ", taken.count(), " ms");
     CHECK(taken.count() < 50.0);
 }
