@@ -41,7 +41,7 @@ void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs n
     if (const auto* ready = std::get_if<wire::Ready>(&body)) {
         on_ready(worker, ready->generation, now);
     } else if (const auto* fenced = std::get_if<wire::Fenced>(&body)) {
-        worker.credit.fenced(fenced->through);
+        on_fenced(worker, fenced->through);
     } else if (const auto* beat = std::get_if<wire::WorkerHeartbeat>(&body)) {
         on_heartbeat(worker, *beat, now);
     } else if (const auto* gap = std::get_if<wire::Gap>(&body)) {
@@ -113,11 +113,22 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
     form_at_ = now;
 }
 
+void Cluster::on_fenced(WorkerPeer& worker, Generation through) {
+    worker.fenced = std::max(worker.fenced, through);
+    worker.credit.fenced(through);
+}
+
+bool Cluster::all_fenced() const {
+    return std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+        return entry.second.fenced >= entry.second.fence_wanted;
+    });
+}
+
 // Level-triggered: whatever a lost message left behind is repaired here.
 void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now) {
     if (worker.state != beat.state) form_at_ = now;
     worker.state = beat.state;
-    worker.credit.fenced(beat.fenced_through);
+    on_fenced(worker, beat.fenced_through);
     if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
     const auto found = routes_.find(worker.generation);
     if (found == routes_.end()) return;

@@ -47,6 +47,7 @@ struct WorkerPeer {
     CreditAccount credit;
     Generation generation = 0;    // of the route it is on; 0 none
     Generation fence_wanted = 0;  // what it has been told
+    Generation fenced = 0;        // what it has acknowledged
     uint64_t sequence = 0;        // of our messages
     uint64_t heard_sequence = 0;
     TimeUs heard_at = 0;
@@ -104,6 +105,8 @@ public:
     void credit(const Route& route, uint64_t bytes);
 
     void stop_forming() { forming_ = false; }
+    // Every worker that is still there has acknowledged its last FENCE: nobody waits for this router.
+    bool all_fenced() const;
     uint64_t control_bad() const { return control_bad_; }
 
 private:
@@ -111,6 +114,7 @@ private:
                   TimeUs now);
     std::string mismatch(const wire::Hello& hello) const;
     void on_ready(WorkerPeer& worker, Generation generation, TimeUs now);
+    void on_fenced(WorkerPeer& worker, Generation through);
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
     void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
     void maybe_up(Route& route, TimeUs now);
