@@ -21,7 +21,7 @@ SAMPLED = {"temperature": 0.8, "seed": 7}
 def requests_of(reference: dict) -> list[dict]:
     text = reference["perplexity"]["ids"]
     chat = [{"role": "user", "content": "Write a haiku about the sea."}]
-    common = {"max_tokens": TOKENS, "logprobs": 3, "ignore_eos": True}
+    common = {"max_tokens": TOKENS, "logprobs": 3, "ignore_eos": True, "seed": 1}
     return [{**common, **request} for request in (
         {"prompt": "Once upon a time"},
         {"messages": chat},

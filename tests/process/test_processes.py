@@ -21,7 +21,7 @@ CLIENTS = 8
 PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of France is", "1, 2, 3,",
            "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
 LONG_TINY = {"token_ids": [2, 3, 4], "ignore_eos": True, "max_tokens": 8000}  # seconds
-SHORT_TINY = {"token_ids": [5, 6, 7], "ignore_eos": True, "max_tokens": 8, "logprobs": 2}
+SHORT_TINY = {"token_ids": [5, 6, 7], "ignore_eos": True, "max_tokens": 8, "logprobs": 2, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_resume_under_another_fingerprint_is_refused(tiny_cluster):
     progress = {"prompt_ids": [2], "token_ids": [3], "seed": 0, "fingerprint": "0" * 16}
     with RawSocket(tiny_cluster.endpoints["front"]) as front:
         answer = front.ask([1, protocol.RESUME, "r", 1, SHORT_TINY, progress])
-    assert answer[1:4] == [protocol.ERROR, "r", "fingerprint"]
+    assert answer[1:4] == [protocol.ERROR, "r", "fingerprint_mismatch"]
 
 
 # ---- signals ----
