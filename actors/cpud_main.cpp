@@ -1,5 +1,6 @@
-// chatloop-cpud: the whole of ChatLoop in one process and one thread, over the in-process bus. Reads a
-// prompt or a file of requests, runs them strictly one after another (or together), prints the answers.
+// chatloop-cpud: the whole of ChatLoop in one process and one thread, over the in-process bus.
+// Reads a prompt or a file of requests, runs them strictly one after another (or together), prints
+// the answers.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <deque>
@@ -101,7 +102,8 @@ void Cpud::read_requests() {
         if (!parameters.is_object())
             actors::die(kActor, {ErrorCode::kInvalidRequest,
                                  options_.requests_file + ": line " +
-                                     std::to_string(answers_.size() + 1) + " is not a JSON object"});
+                                     std::to_string(answers_.size() + 1) +
+                                     " is not a JSON object"});
         answers_.push_back({std::move(parameters), {}, {}, false, false});
     }
     if (in.bad() || answers_.empty())

@@ -64,8 +64,8 @@ public:
         return kDrained;
     }
 
-    // Outbox. A peer that cannot be reached is told to the router at the next tick, not in the middle of
-    // what it is doing.
+    // Outbox. A peer that cannot be reached is told to the router at the next tick, not in the
+    // middle of what it is doing.
     void send_control(const std::string& peer, std::vector<uint8_t> bytes) override {
         Message message(std::move(bytes));
         if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);

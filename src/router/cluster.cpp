@@ -72,8 +72,8 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
     const bool range_ok = hello.layer_first < hello.layer_end && hello.layer_end <= hello.layers;
     if ((hello.roles & wire::kRoleStage) != 0 && !range_ok) return "its layer range is impossible";
     if (hello.share.frames == 0 || hello.share.bytes == 0) return "its share is empty";
-    if ((hello.roles & wire::kRoleStage) != 0 && (hello.share.slots == 0 || hello.share.blocks == 0))
-        return "its share is empty";
+    const bool no_cache = hello.share.slots == 0 || hello.share.blocks == 0;
+    if ((hello.roles & wire::kRoleStage) != 0 && no_cache) return "its share is empty";
     return {};
 }
 
@@ -82,7 +82,8 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
     if (replaced_.contains(sender)) return;
     const std::string reason = mismatch(hello);
     if (!reason.empty() || hello.roles == 0 || sender == 0) {
-        return send_to(peer, wire::Reject{"mismatch", hello.name + " is refused: " + reason, false});
+        const std::string why = hello.name + " is refused: " + reason;
+        return send_to(peer, wire::Reject{"mismatch", why, false});
     }
     const auto known = workers_.find(sender);
     if (known == workers_.end()) {

@@ -24,8 +24,8 @@ void Cluster::form_route(TimeUs now) {
     if (!chain.empty()) install(chain, now);
 }
 
-// Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the last
-// stage's own process where it has that role. Empty when there is none. Among equal ranges the
+// Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the
+// last stage's own process where it has that role. Empty when there is none. Among equal ranges the
 // lowest incarnation is taken; all workers are of one cut, so no choice can lead astray.
 std::vector<Incarnation> Cluster::find_chain(TimeUs now) const {
     const auto available = [&](const WorkerPeer& w, wire::Role role) {
@@ -133,7 +133,8 @@ void Cluster::maybe_up(Route& route, TimeUs now) {
     events_.on_route_up(route, now);
 }
 
-// Forgets the route and tells its workers; returns nothing to anybody: credit comes back with FENCED.
+// Forgets the route and tells its workers; returns nothing to anybody: credit comes back with
+// FENCED.
 void Cluster::take_down(Generation generation) {
     const auto found = routes_.find(generation);
     CL_ASSERT(found != routes_.end());

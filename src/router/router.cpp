@@ -49,8 +49,8 @@ void Router::on_route_up(const Route& route, TimeUs now) {
                   std::to_string(route.kv->block_count()) + " KV blocks", "");
 }
 
-// What runs on a lost route ends with an error that may be retried: the client has the tokens so far, and
-// RESUME continues bit-exactly.
+// What runs on a lost route ends with an error that may be retried: the client has the tokens so
+// far, and RESUME continues bit-exactly.
 void Router::on_route_down(const Route& route, const std::string& why, TimeUs now) {
     (void)now;
     ++counters_.routes_down;
@@ -111,8 +111,8 @@ void Router::on_tick(TimeUs now) {
     schedule(now);
     if (!draining_) return;
     if (now >= drain_until_) {
-        while (!sequences_.empty())
-            fail(*sequences_.begin()->second, {ErrorCode::kDraining, "the router is shutting down"});
+        const Error draining{ErrorCode::kDraining, "the router is shutting down"};
+        while (!sequences_.empty()) fail(*sequences_.begin()->second, draining);
     }
     // A connection that is closed with unread bytes is reset, which takes along what was sent last: a
     // FENCE that a draining worker waits for. So its acknowledgement is heard first.

@@ -1,5 +1,5 @@
-// Ingress: a SUBMIT or RESUME becomes a Sequence, its prompt becomes token ids (one text job, one unit of
-// work), and what can never be served is answered at once.
+// Ingress: a SUBMIT or RESUME becomes a Sequence, its prompt becomes token ids (one text job, one
+// unit of work), and what can never be served is answered at once.
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
@@ -93,7 +93,8 @@ Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& para
             chat.push_back({message.role, message.content});
         return text_.encode_chat(chat, true);
     }
-    Result<std::vector<uint32_t>> ids = text_.encode_plain(std::get<std::string>(parameters.prompt));
+    const std::string& prompt = std::get<std::string>(parameters.prompt);
+    Result<std::vector<uint32_t>> ids = text_.encode_plain(prompt);
     if (ids && config_.add_bos) ids->insert(ids->begin(), config_.bos_id);
     return ids;
 }

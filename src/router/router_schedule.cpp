@@ -165,8 +165,8 @@ wire::Item Router::make_item(Sequence& sequence, uint32_t rows) const {
     return item;
 }
 
-// Which rows want output: the last known row gives the next token; with prompt log-probabilities every
-// prompt row gives the log-probability of the token behind it. Empty when none does.
+// Which rows want output: the last known row gives the next token; with prompt log-probabilities
+// every prompt row gives the log-probability of the token behind it. Empty when none does.
 std::string Router::make_sample(const Sequence& sequence, uint32_t position, uint32_t rows,
                                 std::vector<uint32_t>& outputs) const {
     const wire::Parameters& parameters = sequence.parameters;

@@ -21,7 +21,7 @@ inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
 inline constexpr size_t kShareBytesMax = 64u << 20;
 inline constexpr uint32_t kSlotsMax = 4096;
-inline constexpr uint32_t kSequenceBlocksMax = 4096;    // x 64 positions: the longest context served
+inline constexpr uint32_t kSequenceBlocksMax = 4096;    // x 64 positions: the longest context
 inline constexpr uint32_t kGenerationsHeldMax = 64;     // installed generations a worker remembers
 
 // Control.
@@ -43,7 +43,7 @@ inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message
 // The loop (docs/flow.md).
 inline constexpr int kDrainControlMax = 64;             // messages per turn
 inline constexpr int kDrainDataMax = 32;
-inline constexpr int kHighWaterMark = 4096;             // messages; never reached: credits stay below a quarter
+inline constexpr int kHighWaterMark = 4096;             // messages; never reached
 inline constexpr int64_t kUnitTargetUs = 25'000;        // one unit of work between two polls
 
 static_assert(4 * kShareFramesMax * 4 <= kHighWaterMark, "credits stay below a quarter of the HWM");

@@ -1,5 +1,5 @@
-// The router's view of its workers: who is there, which of them form routes, what is fenced, and what
-// each still owes. It speaks the control protocol; it knows nothing of requests.
+// The router's view of its workers: who is there, which of them form routes, what is fenced, and
+// what each still owes. It speaks the control protocol; it knows nothing of requests.
 //
 //     HELLO --> available --ROUTE to each hop--> installing --READY from all, own link up--> up
 //                   ^                                                                      |

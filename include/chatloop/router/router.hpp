@@ -1,11 +1,12 @@
-// The Router: requests come in on the front, run as sequences over a route of workers, and are answered
-// token by token. It owns text, KV blocks, the schedule and every commit; it computes nothing.
+// The Router: requests come in on the front, run as sequences over a route of workers, and are
+// answered token by token. It owns text, KV blocks, the schedule and every commit; it computes
+// nothing.
 //
 //     on_client -> text job -> waiting -> admit -> compose -> dispatch -> (route)
 //     on_result -> credit -> commit -> stop rules -> text -> client
 //
-// One class over five files, by hop: router_ingress, router_schedule, router_egress, router_clients,
-// router (the rest). It owns no socket and reads no clock.
+// One class over five files, by hop: router_ingress, router_schedule, router_egress,
+// router_clients, router (the rest). It owns no socket and reads no clock.
 #pragma once
 
 #include <cstdint>
