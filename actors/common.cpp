@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -66,6 +67,18 @@ ExitCode exit_code(const Error& error) {
 void die(const std::string& actor, const Error& error) {
     std::fprintf(stderr, "%s: %s\n", actor.c_str(), error.message.c_str());
     std::exit(exit_code(error));
+}
+
+void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv) {
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& help) {
+        std::exit(app.exit(help));
+    } catch (const CLI::ParseError& error) {
+        std::string what = error.what();
+        std::replace(what.begin(), what.end(), '\n', ' ');
+        die(actor, {ErrorCode::kInvalidRequest, what + "; see --help"});
+    }
 }
 
 void start_log(const std::string& actor, const std::string& level) {

@@ -14,6 +14,10 @@
 #include "chatloop/model/spec.hpp"
 #include "chatloop/router/router.hpp"
 
+namespace CLI {
+class App;
+}
+
 namespace chatloop::actors {
 
 enum ExitCode : int { kDrained = 0, kConfig = 64, kPortInUse = 65, kKeys = 66, kInternal = 70 };
@@ -30,6 +34,9 @@ T value_or_die(const std::string& actor, Result<T> result) {
     if (!result) die(actor, result.error());
     return std::move(result.value());
 }
+
+// Reads the command line, or ends the process: after --help with 0, else with one line and kConfig.
+void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv);
 
 // JSON lines on stderr: timestamp, level, target, message, span.request_id. Never blocks: a line
 // that the descriptor does not take is dropped.

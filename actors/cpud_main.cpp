@@ -296,10 +296,6 @@ int main(int argc, char** argv) {
     CLI::App app("ChatLoop in one process and one thread", chatloop::kActor);
     chatloop::add_options(app, options);
     chatloop::add_parameters(app, options);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : chatloop::actors::kConfig;
-    }
+    chatloop::actors::parse_or_exit(app, chatloop::kActor, argc, argv);
     return chatloop::Cpud(options).run();
 }

@@ -128,7 +128,14 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
 void Cluster::on_fenced(WorkerPeer& worker, Generation through, TimeUs now) {
     if (worker.generation != 0 && through >= worker.generation)
         fault(worker.generation, worker.hello.name + " has fenced the route", now);
+    worker.fenced = std::max(worker.fenced, through);
     worker.credit.fenced(through);
+}
+
+bool Cluster::all_fenced() const {
+    return std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+        return entry.second.fenced >= entry.second.fence_wanted;
+    });
 }
 
 // Level-triggered: whatever a lost message left behind is repaired here.

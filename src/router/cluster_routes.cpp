@@ -124,7 +124,7 @@ void Cluster::on_ready(WorkerPeer& worker, Generation generation, TimeUs now) {
     Route* route = find_route(generation);
     if (route == nullptr) return;
     route->not_ready.erase(worker.incarnation);
-    worker.credit.fenced(generation - 1);  // READY implies FENCED
+    on_fenced(worker, generation - 1, now);  // READY implies FENCED
     maybe_up(*route, now);
 }
 

@@ -48,6 +48,7 @@ struct WorkerPeer {
     CreditAccount credit;
     Generation generation = 0;    // of the route it is on; 0 none
     Generation fence_wanted = 0;  // what it has been told
+    Generation fenced = 0;        // what it has acknowledged
     uint64_t sequence = 0;        // of our messages
     uint64_t heard_sequence = 0;
     TimeUs heard_at = 0;
@@ -106,6 +107,8 @@ public:
     void credit(const Route& route, uint64_t bytes);
 
     void stop_forming() { forming_ = false; }
+    // Every worker that is still there has acknowledged its last FENCE: nobody waits for this router.
+    bool all_fenced() const;
     uint64_t control_bad() const { return control_bad_; }
 
 private:
