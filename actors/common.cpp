@@ -4,12 +4,16 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <spdlog/details/null_mutex.h>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
 
 #include "chatloop/model/fingerprint.hpp"
 
@@ -17,12 +21,9 @@ namespace chatloop::actors {
 
 namespace {
 
-std::string log_actor;
-bool log_info = true;
-
-std::string timestamp() {
-    const auto now = std::chrono::system_clock::now().time_since_epoch();
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+std::string timestamp(spdlog::log_clock::time_point at) {
+    const auto since_epoch = at.time_since_epoch();
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count();
     const std::time_t seconds = static_cast<std::time_t>(ms / 1000);
     std::tm utc{};
     gmtime_r(&seconds, &utc);
@@ -31,6 +32,29 @@ std::string timestamp() {
     std::snprintf(text + n, sizeof text - n, ".%03dZ", static_cast<int>(ms % 1000));
     return text;
 }
+
+// One JSON object a line on stderr. The request id is on the record's payload, before a NUL.
+class JsonSink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
+protected:
+    void sink_it_(const spdlog::details::log_msg& record) override {
+        const std::string payload(record.payload.data(), record.payload.size());
+        const size_t split = payload.find('\0');
+        nlohmann::ordered_json line;
+        line["timestamp"] = timestamp(record.time);
+        line["level"] = record.level == spdlog::level::warn ? "warn" : "info";
+        line["target"] = std::string(record.logger_name.data(), record.logger_name.size());
+        line["message"] = payload.substr(split + 1);
+        if (split > 0) line["span"]["request_id"] = payload.substr(0, split);
+        const std::string text =
+            line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+        // What a stuck reader does not take is dropped: a log must not stop the loop.
+        const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+        (void)written;
+    }
+    void flush_() override {}
+};
+
+std::shared_ptr<spdlog::logger> logger;
 
 }  // namespace
 
@@ -45,26 +69,31 @@ void die(const std::string& actor, const Error& error) {
     std::exit(exit_code(error));
 }
 
+void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv) {
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& help) {
+        std::exit(app.exit(help));
+    } catch (const CLI::ParseError& error) {
+        std::string what = error.what();
+        std::replace(what.begin(), what.end(), '\n', ' ');
+        die(actor, {ErrorCode::kInvalidRequest, what + "; see --help"});
+    }
+}
+
 void start_log(const std::string& actor, const std::string& level) {
-    log_actor = actor;
-    log_info = level != "warn";
+    logger = std::make_shared<spdlog::logger>(actor, std::make_shared<JsonSink>());
+    logger->set_level(spdlog::level::from_str(level));
     const int flags = fcntl(STDERR_FILENO, F_GETFL);
-    // A file never blocks for long; a pipe or terminal whose reader is stuck must not stop the loop.
+    // A terminal is left alone: it is shared with the shell.
     if (flags >= 0 && !isatty(STDERR_FILENO)) fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK);
 }
 
 void log_line(char level, const std::string& message, const std::string& request_id) {
-    if (level == 'i' && !log_info) return;
-    nlohmann::ordered_json line;
-    line["timestamp"] = timestamp();
-    line["level"] = level == 'i' ? "info" : "warn";
-    line["target"] = log_actor;
-    line["message"] = message;
-    if (!request_id.empty()) line["span"]["request_id"] = request_id;
-    const std::string text =
-        line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-    const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
-    (void)written;  // dropped when the reader does not keep up
+    if (logger == nullptr) return;
+    const std::string payload = request_id + std::string(1, '\0') + message;
+    logger->log(level == 'i' ? spdlog::level::info : spdlog::level::warn,
+                spdlog::string_view_t(payload.data(), payload.size()));
 }
 
 Result<const kernel::Kernels*> choose_kernels(const std::string& name) {
@@ -116,8 +145,8 @@ Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec)
     return model;
 }
 
-// Rows of a unit such that one layer of them is predicted under the unit target, from a cautious guess of
-// the table's speed. It changes no bit, only how often the loop looks at its sockets.
+// Rows of a unit such that one layer of them is predicted under the unit target, from a cautious
+// guess of the table's speed. It changes no bit, only how often the loop looks at its sockets.
 static uint32_t unit_rows(const ModelSpec& spec, const kernel::Kernels& kernels) {
     const double macs_per_us = std::string(kernels.name) == "reference" ? 300.0 : 15'000.0;
     const double q = spec.q_width();

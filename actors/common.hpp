@@ -1,4 +1,5 @@
-// What the four binaries share: exit codes, logs, and a model's parts brought up from its directory.
+// What the four binaries share: exit codes, logs, and a model's parts brought up from its
+// directory.
 #pragma once
 
 #include <memory>
@@ -12,6 +13,10 @@
 #include "chatloop/model/layer_stack.hpp"
 #include "chatloop/model/spec.hpp"
 #include "chatloop/router/router.hpp"
+
+namespace CLI {
+class App;
+}
 
 namespace chatloop::actors {
 
@@ -30,8 +35,11 @@ T value_or_die(const std::string& actor, Result<T> result) {
     return std::move(result.value());
 }
 
-// JSON lines on stderr: timestamp, level, target, message, span.request_id. Never blocks: a line that
-// the descriptor does not take is dropped.
+// Reads the command line, or ends the process: after --help with 0, else with one line and kConfig.
+void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv);
+
+// JSON lines on stderr: timestamp, level, target, message, span.request_id. Never blocks: a line
+// that the descriptor does not take is dropped.
 void start_log(const std::string& actor, const std::string& level);
 void log_line(char level, const std::string& message, const std::string& request_id = {});
 

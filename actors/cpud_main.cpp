@@ -1,5 +1,6 @@
-// chatloop-cpud: the whole of ChatLoop in one process and one thread, over the in-process bus. Reads a
-// prompt or a file of requests, runs them strictly one after another (or together), prints the answers.
+// chatloop-cpud: the whole of ChatLoop in one process and one thread, over the in-process bus.
+// Reads a prompt or a file of requests, runs them strictly one after another (or together), prints
+// the answers.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <deque>
@@ -101,7 +102,8 @@ void Cpud::read_requests() {
         if (!parameters.is_object())
             actors::die(kActor, {ErrorCode::kInvalidRequest,
                                  options_.requests_file + ": line " +
-                                     std::to_string(answers_.size() + 1) + " is not a JSON object"});
+                                     std::to_string(answers_.size() + 1) +
+                                     " is not a JSON object"});
         answers_.push_back({std::move(parameters), {}, {}, false, false});
     }
     if (in.bad() || answers_.empty())
@@ -118,6 +120,8 @@ void Cpud::load() {
     LocalClusterConfig config;
     config.router = actors::router_config(spec_);
     config.router.seed = actors::random_u64();
+    config.router.client_silence_us = kNever;  // the one client is this process
+    config.router.result_timeout_us = kNever;
     config.router.prefill_rows = options_.prefill_rows;
     config.router.max_batch_size = options_.max_batch_size;
     config.router.max_queue_size = std::max<uint32_t>(512, static_cast<uint32_t>(answers_.size()));
@@ -292,10 +296,6 @@ int main(int argc, char** argv) {
     CLI::App app("ChatLoop in one process and one thread", chatloop::kActor);
     chatloop::add_options(app, options);
     chatloop::add_parameters(app, options);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : chatloop::actors::kConfig;
-    }
+    chatloop::actors::parse_or_exit(app, chatloop::kActor, argc, argv);
     return chatloop::Cpud(options).run();
 }

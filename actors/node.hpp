@@ -47,7 +47,8 @@ private:
 // Ends with the parent, so that a supervisor that is killed leaves no orphan.
 void die_with_parent();
 
-// The endpoint that peers are told to connect to; ends the process if it was bound to every address.
+// The endpoint that peers are told to connect to; ends the process if it was bound to every
+// address.
 std::string connectable(const std::string& actor, const Socket& socket);
 
 }  // namespace chatloop::actors

@@ -64,8 +64,8 @@ public:
         return kDrained;
     }
 
-    // Outbox. A peer that cannot be reached is told to the router at the next tick, not in the middle of
-    // what it is doing.
+    // Outbox. A peer that cannot be reached is told to the router at the next tick, not in the
+    // middle of what it is doing.
     void send_control(const std::string& peer, std::vector<uint8_t> bytes) override {
         Message message(std::move(bytes));
         if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
@@ -160,11 +160,7 @@ int main(int argc, char** argv) {
     Options options;
     CLI::App app("ChatLoop's router: requests in, tokens out", kActor);
     add_options(app, options);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : kConfig;
-    }
+    parse_or_exit(app, kActor, argc, argv);
     die_with_parent();
     value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's
     const ModelSpec spec = value_or_die(kActor, read_spec(options.model));

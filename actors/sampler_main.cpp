@@ -9,10 +9,6 @@ int main(int argc, char** argv) {
     WorkerOptions options;
     CLI::App app("ChatLoop's sampler: final norm, head, and the next token", kActor);
     add_worker_options(app, options);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : kConfig;
-    }
+    parse_or_exit(app, kActor, argc, argv);
     return run_worker(kActor, options);
 }

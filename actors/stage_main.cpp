@@ -20,10 +20,6 @@ int main(int argc, char** argv) {
     app.add_option("--max-sequences", options.max_sequences, "sequences at once")
         ->check(CLI::Range(1u, chatloop::kSlotsMax));
     app.add_flag("--poison-kv", options.poison_kv, "fill unwritten KV with NaN (for tests)");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : kConfig;
-    }
+    parse_or_exit(app, kActor, argc, argv);
     return run_worker(kActor, options);
 }

@@ -27,13 +27,16 @@ struct Options {
 };
 
 constexpr int kKeepaliveProbes = 3;
-// What a process says last (FENCE, BYE, DONE) may take that long to leave; frames are never waited for.
+// What a process says last (FENCE, BYE, DONE) may take that long to leave; frames are never waited
+// for.
 constexpr int kFarewellMs = 500;
 
 const Options& options_of(SocketUse use) {
     static constexpr Options kData = {kFrameBytesMax, 50, 1000, 1000, 2000, 3000, 5, 2, 0};
-    static constexpr Options kControl = {kControlBytesMax, 50, 1000, 1000, 2000, 2000, 5, 2, kFarewellMs};
-    static constexpr Options kFront = {kFrontBytesMax, 200, 5000, 2000, 5000, 10000, 30, 10, kFarewellMs};
+    static constexpr Options kControl = {
+        kControlBytesMax, 50, 1000, 1000, 2000, 2000, 5, 2, kFarewellMs};
+    static constexpr Options kFront = {
+        kFrontBytesMax, 200, 5000, 2000, 5000, 10000, 30, 10, kFarewellMs};
     switch (use) {
         case SocketUse::kData: return kData;
         case SocketUse::kControl: return kControl;

@@ -98,8 +98,8 @@ bool Router::wants_target(const Sequence& sequence, uint32_t position) const {
     return sequence.wants_prompt_logprobs() && position + 1 < sequence.prompt_count;
 }
 
-// Row by row what was asked: the right kind, the right target, an id of the vocabulary, and a sample only
-// for the row behind which nothing is known yet.
+// Row by row what was asked: the right kind, the right target, an id of the vocabulary, and a
+// sample only for the row behind which nothing is known yet.
 bool Router::answers(const Sequence& sequence, const InFlightItem& sent,
                      const wire::ResultItem& item) const {
     if (item.outputs.size() != sent.outputs.size()) return false;

@@ -28,8 +28,8 @@ bool StageWorker::ids_valid(const wire::DataFrame& frame, uint32_t row_first, ui
     return true;
 }
 
-// Decides item by item, and hands what was accepted to the compute. A frame of the wrong kind (ids for a
-// middle stage, another width, only the output rows) has all its items refused: the router hears of each.
+// Decides item by item, and hands what was accepted to the compute. A frame of the wrong kind (ids
+// for a middle stage, another width) has all its items refused: the router hears of each.
 void StageWorker::begin(size_t share, FrameInHand& in_hand) {
     CL_ASSERT(compute_ != nullptr);  // no route is installed before READY
     CL_ASSERT(in_hand_ == nullptr);
@@ -40,8 +40,9 @@ void StageWorker::begin(size_t share, FrameInHand& in_hand) {
     const bool ids = compute_->takes_ids();
     uint32_t rows = 0;
     for (const wire::Item& item : frame.items) rows += item.rows;
-    const bool right_kind = frame.dtype == (ids ? wire::DType::kIds : wire::DType::kF32) &&
-                            frame.width == (ids ? 1 : compute_->width()) && frame.rows == rows;
+    const bool right_kind = frame.rows == rows &&
+                            frame.dtype == (ids ? wire::DType::kIds : wire::DType::kF32) &&
+                            frame.width == (ids ? 1 : compute_->width());
 
     sequences_.clear();
     pool_blocks_.clear();

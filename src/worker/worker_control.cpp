@@ -90,7 +90,9 @@ void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs n
     if (session.routes.size() >= kGenerationsHeldMax) return;
     for (const wire::RouteHop& hop : route.hops) {
         const RoleState& role = hop.role == wire::kRoleStage ? stage_ : sampler_;
-        if (role.executor == nullptr) return;  // the router's mistake: never READY
+        if (role.executor != nullptr) continue;
+        ++counters_.control_bad;
+        return;
     }
     InstalledRoute installed;
     installed.installed_at = now;
@@ -211,7 +213,9 @@ TimeUs Worker::next_timer() const {
     if (finished_) return 0;
     TimeUs next = drain_until_;
     for (const RouterSession& session : sessions_) {
-        if (session.rejected) continue;
+        const bool says_hello = session.router == 0;
+        const bool draining = state_ == wire::WorkerState::kDraining;
+        if (session.rejected || (says_hello && draining)) continue;
         next = std::min(next, session.router == 0 ? session.hello_at : session.heartbeat_at);
     }
     return next;
@@ -239,6 +243,7 @@ void Worker::send_heartbeat(RouterSession& session, TimeUs now) {
 }
 
 void Worker::set_ready(TimeUs now) {
+    if (state_ == wire::WorkerState::kDraining) return;  // SIGTERM came while it was loading
     CL_ASSERT(state_ == wire::WorkerState::kLoading);
     state_ = wire::WorkerState::kReady;
     for (RouterSession& session : sessions_) {

@@ -12,7 +12,8 @@ uint32_t clamp_us(TimeUs us) {
     return static_cast<uint32_t>(std::clamp<TimeUs>(us, 0, UINT32_MAX));
 }
 
-// The budget that is left after this hop, in whole milliseconds; 0 means no deadline, so at least 1.
+// The budget that is left after this hop, in whole milliseconds; 0 means no deadline, so at least
+// 1.
 uint32_t budget_left(uint32_t budget_ms, TimeUs spent_us) {
     if (budget_ms == 0) return 0;
     const TimeUs left = budget_ms - spent_us / kMillisecondUs;
@@ -23,8 +24,8 @@ uint32_t budget_left(uint32_t budget_ms, TimeUs spent_us) {
 
 void Worker::on_data(Message bytes, TimeUs now) { accept(std::move(bytes), next_arrival_++, now); }
 
-// Rule 3 of docs/protocol.md. The arrival of a frame that comes from this process's own stage is the
-// one it had there, so that the older frame's units run first.
+// Rule 3 of docs/protocol.md. The arrival of a frame that comes from this process's own stage is
+// the one it had there, so that the older frame's units run first.
 void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
     const Result<wire::FrameHeader> header = wire::decode_header(bytes.bytes());
     if (!header) {
@@ -108,8 +109,9 @@ void Worker::run_unit(TimeUs now) {
     start_next(stage_, wire::kRoleStage, now);
     start_next(sampler_, wire::kRoleSampler, now);
     if (!stage_.current && !sampler_.current) return;
+    const bool both = stage_.current && sampler_.current;
     const bool sampler_first =
-        !stage_.current || (sampler_.current && sampler_.current->arrival < stage_.current->arrival);
+        !stage_.current || (both && sampler_.current->arrival < stage_.current->arrival);
     running_ = sampler_first ? &sampler_ : &stage_;
     unit_started_at_ = now;
     running_->unit_finished_frame = running_->executor->run_unit();
@@ -138,7 +140,8 @@ void Worker::forward(RoleState& role, TimeUs now) {
     header.budget_ms = budget_left(header.budget_ms, now - done.accepted_at);
     header.type = done.hop.role == wire::kRoleSampler ? wire::kFrameResult : wire::kFrameData;
     std::vector<wire::HopTiming> timings = done.frame.timings;
-    timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
+    if (timings.size() < kHopsMax)
+        timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
 
     Message next(role.executor->finish(header, timings));
     const uint64_t arrival = done.arrival;

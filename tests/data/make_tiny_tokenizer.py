@@ -20,7 +20,10 @@ TEMPLATE = (
 
 tokenizer = Tokenizer(models.BPE())
 tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-    [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
 )
 tokenizer.decoder = decoders.ByteLevel()
 trainer = trainers.BpeTrainer(
@@ -42,7 +45,12 @@ config = {"chat_template": TEMPLATE, "bos_token": "<|im_start|>", "eos_token": "
 environment = Environment(trim_blocks=True, lstrip_blocks=True)
 chats = [
     [("user", "Hello, world!")],
-    [("system", "The system says."), ("user", " trimmed \n"), ("assistant", "ok"), ("user", "12 seas?")],
+    [
+        ("system", "The system says."),
+        ("user", " trimmed \n"),
+        ("assistant", "ok"),
+        ("user", "12 seas?"),
+    ],
     [("user", "")],
     [("user", "日本 👩‍👧 <think> stays a token\n\n\tx")],
     [("user", "a < b |> c <|im_ half a token"), ("assistant", "end|> chatloop-nonce-0-0. {{ x }}")],

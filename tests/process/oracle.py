@@ -7,6 +7,7 @@ and values to f16 (rule 7). So it tells apart what f32 arithmetic costs from wha
 
     logits(path, ids) -> (n, vocabulary) f64          bound(path, ids) -> Bound
     layer(path, index, x) -> (n, hidden) f64          layer_bound(path, index, x) -> Bound
+    logprobs(path, ids) -> (n, vocabulary) f64        logprobs_bound(path, ids) -> Bound
     nll(path, ids) -> (n - 1,) f64
 
 How far f32 may lie from f64 cannot be had by adding up roundings: where a value sits near the
@@ -219,14 +220,14 @@ class Bound:
 
     def violation(self, actual: np.ndarray, expected: np.ndarray) -> str | None:
         """What is too far apart, or None. A value that is not finite is always too far."""
-        found = _distance(np.asarray(actual, np.float64) - expected)
+        found = distance(np.asarray(actual, np.float64) - expected)
         for name in ("mean_rms", "row_rms", "absolute"):
             if not getattr(found, name) <= getattr(self, name):
                 return f"{name} {getattr(found, name):.6g} exceeds {getattr(self, name):.6g}"
         return None
 
 
-def _distance(difference: np.ndarray) -> Bound:
+def distance(difference: np.ndarray) -> Bound:
     rows = np.sqrt(np.mean(difference * difference, axis=1))
     return Bound(float(rows.mean()), float(rows.max()), float(np.abs(difference).max()))
 
@@ -234,8 +235,8 @@ def _distance(difference: np.ndarray) -> Bound:
 def _sampled_bound(run: Callable[[Noise], np.ndarray], rows: int) -> Bound:
     exact = run(Noise())
     runs = min(PERTURBED_RUNS_MAX, max(PERTURBED_RUNS_MIN, -(-OBSERVED_ROWS // rows)))
-    seen = [_distance(run(Noise(np.random.default_rng(seed))) - exact) for seed in range(runs)]
-    return Bound(*(BOUND_FACTOR * max(getattr(distance, name) for distance in seen)
+    seen = [distance(run(Noise(np.random.default_rng(seed))) - exact) for seed in range(runs)]
+    return Bound(*(BOUND_FACTOR * max(getattr(run_distance, name) for run_distance in seen)
                    for name in ("mean_rms", "row_rms", "absolute")))
 
 
@@ -264,9 +265,28 @@ def layer_bound(path: str, index: int, x: np.ndarray) -> Bound:
     return _sampled_bound(lambda noise: model.layer(index, rows, noise), len(rows))
 
 
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    z = z - z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+def logprobs(path: str, ids: list[int]) -> np.ndarray:
+    """Row i: the log-probabilities of all tokens after ids[0..i]."""
+    return log_softmax(logits(path, ids))
+
+
+def logprobs_bound(path: str, ids: list[int], columns: np.ndarray | None = None) -> Bound:
+    """Of logprobs(); of the tokens columns (n, k) of each row only where they are given."""
+    model = load(str(path))
+
+    def run(noise: Noise) -> np.ndarray:
+        found = log_softmax(model.logits(ids, noise))
+        return found if columns is None else np.take_along_axis(found, columns, axis=1)
+
+    return _sampled_bound(run, len(ids))
+
+
 def nll(path: str, ids: list[int]) -> np.ndarray:
     """Natural-log NLL of ids[i + 1] given ids[0..i]."""
-    z = logits(path, ids)[:-1]
-    top = z.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
-    return log_sum - z[np.arange(len(z)), np.asarray(ids[1:])]
+    found = logprobs(path, ids)[:-1]
+    return -found[np.arange(len(found)), np.asarray(ids[1:])]

@@ -1,6 +1,7 @@
-// A model that is a hash chain: the output of a row depends on the stage, on its input and on every row
-// that its sequence has in the KV cache. Any row that is lost, doubled, reordered or mixed up with
-// another sequence's changes every later token, and the right tokens take ten lines to compute.
+// A model that is a hash chain: the output of a row depends on the stage, on its input and on every
+// row that its sequence has in the KV cache. Any row that is lost, doubled, reordered or mixed up
+// with another sequence's changes every later token, and the right tokens take ten lines to
+// compute.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// chatloop_sim [--seeds N] [--seed S]: runs N simulated clusters, each from its own seed; a seed that fails
-// prints the command that replays it.
+// chatloop_sim [--seeds N] [--seed S]: runs N simulated clusters, each from its own seed; a seed
+// that fails prints the command that replays it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -40,7 +40,10 @@ void World::build(uint64_t seed) {
     config.head = &head_;
     config.kernels = kernel::find_kernels("reference", kernel::cpu_features());
     config.hosted_sampler = random_.one_in(2);
-    config.share = {2 + random_.below(6), 64u << 10, 1 + random_.below(6), kBlocks};
+    config.share.frames = 2 + random_.below(6);
+    config.share.bytes = uint64_t{1 + random_.below(6)} << 20;
+    config.share.slots = 1 + random_.below(6);
+    config.share.blocks = kBlocks;
     config.blocks_per_slot = 8;
     cluster_ = std::make_unique<LocalCluster>(config, text_, [](char, const std::string&,
                                                                 const std::string&) {});
@@ -153,7 +156,8 @@ void World::hear(const std::string& client, const wire::RouterBody& body) {
     } else if (const auto* piece = std::get_if<wire::Piece>(&body)) {
         SimRequest* r = request_of(piece->request_id);
         if (r == nullptr) return;
-        if (piece->index != r->tokens.size()) broken("a piece out of order for " + piece->request_id);
+        if (piece->index != r->tokens.size())
+            broken("a piece out of order for " + piece->request_id);
         r->tokens.insert(r->tokens.end(), piece->token_ids.begin(), piece->token_ids.end());
         r->text += piece->text;
     } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&body)) {
@@ -196,7 +200,9 @@ bool World::all_ended() const {
 }
 
 void World::run() {
-    const auto choose = [this](size_t n) { return size_t{random_.below(static_cast<uint32_t>(n))}; };
+    const auto choose = [this](size_t n) {
+        return size_t{random_.below(static_cast<uint32_t>(n))};
+    };
     const auto clock = [this] { return now_ += random_.below(200); };
     bool draining = false;
     while (steps_ < kStepsMax && broken_.empty()) {
@@ -222,8 +228,7 @@ std::string World::check() const {
     if (!broken_.empty()) return broken_;
     for (const SimRequest& r : requests_) {
         const std::string& id = r.submit.request_id;
-        const uint32_t prompt_count =
-            static_cast<uint32_t>(std::get<std::vector<uint32_t>>(r.submit.parameters.prompt).size());
+        const auto& prompt = std::get<std::vector<uint32_t>>(r.submit.parameters.prompt);
         if (r.failure) return id + " failed: " + r.failure->message;
         const bool cancelled = r.done->finish_reason == "cancelled";
         if (cancelled && !r.cancel_sent) return id + " was cancelled by nobody";
@@ -234,7 +239,7 @@ std::string World::check() const {
         if (r.done->finish_reason != r.expected_reason) return id + " ended for another reason";
         if (!r.resume && r.text != r.expected_text) return id + " has another text";
         if (r.done->completion_tokens != r.expected.size()) return id + " counts other tokens";
-        if (r.submit.parameters.prompt_logprobs && r.prompt.size() != prompt_count)
+        if (r.submit.parameters.prompt_logprobs && r.prompt.size() != prompt.size())
             return id + " misses prompt log-probabilities";
     }
     const Router& router = cluster_->router();

@@ -53,8 +53,8 @@ class World {
 public:
     explicit World(uint64_t seed);
 
-    // Runs until every request has ended, then drains. Throws nothing: asserts what must hold at each
-    // message, and leaves the rest to check().
+    // Runs until every request has ended, then drains. Throws nothing: asserts what must hold at
+    // each message, and leaves the rest to check().
     void run();
     // The first thing that is wrong, or empty.
     std::string check() const;

@@ -1,5 +1,6 @@
 // Assertions for bugs, on in every build: a process that computed something impossible must not go
-// on; its peers recover from a crash, not from a wrong answer. Input is never asserted (result.hpp).
+// on; its peers recover from a crash, not from a wrong answer. Input is never asserted
+// (result.hpp).
 #pragma once
 
 namespace chatloop {

@@ -8,7 +8,7 @@ namespace chatloop {
 using Incarnation = uint64_t;  // random per process start; 0 is never one
 using Generation = uint64_t;   // one counter per router incarnation; 0 is never installed
 using FrameNumber = uint64_t;  // consecutive within a generation, from 1
-using Admission = uint64_t;    // one per admission of a sequence to a slot, per router; 0 is never one
+using Admission = uint64_t;    // one per admission to a slot, per router; 0 is never one
 using Slot = uint32_t;         // index of a running sequence in a share
 using BlockId = uint32_t;      // KV block in a share
 

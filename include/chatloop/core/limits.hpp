@@ -11,6 +11,7 @@ namespace chatloop {
 inline constexpr uint32_t kFrameItemsMax = 256;         // sequences in one micro-batch
 inline constexpr uint32_t kFrameRowsMax = 512;          // residual rows in one frame
 inline constexpr size_t kFrameBytesMax = 16u << 20;     // ZMQ_MAXMSGSIZE of data sockets
+inline constexpr size_t kFrameOverheadBytes = 1u << 20;  // header, items, samples of one frame
 inline constexpr size_t kHopsMax = 64;                  // stages + sampler on one route
 inline constexpr uint32_t kWidthMax = 65536;            // floats per residual row
 inline constexpr size_t kSampleBytesMax = 1u << 20;     // one opaque sample element
@@ -21,7 +22,8 @@ inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
 inline constexpr size_t kShareBytesMax = 64u << 20;
 inline constexpr uint32_t kSlotsMax = 4096;
-inline constexpr uint32_t kSequenceBlocksMax = 4096;    // x 64 positions: the longest context served
+inline constexpr uint32_t kBlocksMax = 1u << 22;        // KV blocks of a share
+inline constexpr uint32_t kSequenceBlocksMax = 4096;    // x 64 positions: the longest context
 inline constexpr uint32_t kGenerationsHeldMax = 64;     // installed generations a worker remembers
 
 // Control.
@@ -43,7 +45,7 @@ inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message
 // The loop (docs/flow.md).
 inline constexpr int kDrainControlMax = 64;             // messages per turn
 inline constexpr int kDrainDataMax = 32;
-inline constexpr int kHighWaterMark = 4096;             // messages; never reached: credits stay below a quarter
+inline constexpr int kHighWaterMark = 4096;             // messages; never reached
 inline constexpr int64_t kUnitTargetUs = 25'000;        // one unit of work between two polls
 
 static_assert(4 * kShareFramesMax * 4 <= kHighWaterMark, "credits stay below a quarter of the HWM");

@@ -1,5 +1,5 @@
-// Result<T>: a value, or an Error that says what was wrong with the input. For everything that comes
-// from the wire, a file or a user; a bug is asserted instead (assert.hpp).
+// Result<T>: a value, or an Error that says what was wrong with the input. For everything that
+// comes from the wire, a file or a user; a bug is asserted instead (assert.hpp).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
-// An in-process bus: the Outbox of actors that share a process (cpud) or a simulated world (tests/sim).
-// Faithful to the real one in what the protocol relies on: per-link FIFO, no order across links. Which
-// link delivers next is the caller's choice, so the same bus is deterministic and adversarial.
+// An in-process bus: the Outbox of actors that share a process (cpud) or a simulated world
+// (tests/sim). Faithful to the real one in what the protocol relies on: per-link FIFO, no order
+// across links. Which link delivers next is the caller's choice, so the same bus is deterministic
+// and adversarial.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,8 @@ public:
     // A client's message to the router of that name.
     void send_front(const std::string& from, const std::string& to, std::vector<uint8_t> bytes);
 
-    // Links that have something to deliver, each an index for deliver; in order of what waits longest.
+    // Links that have something to deliver, each an index for deliver; in order of what waits
+    // longest.
     size_t pending() const { return ready_.size(); }
     void deliver(size_t index, TimeUs now);
 

@@ -1,5 +1,6 @@
-// A whole cluster in one process and one thread: router, stage workers and sampler over the in-process
-// bus. cpud runs a real model on it; the simulator runs a hash chain on it in an order of its own.
+// A whole cluster in one process and one thread: router, stage workers and sampler over the
+// in-process bus. cpud runs a real model on it; the simulator runs a hash chain on it in an order
+// of its own.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +52,8 @@ public:
     void tick(TimeUs now);
     TimeUs next_timer() const;
 
-    // Things that can happen now: a delivery, or one unit of an actor's work. `choose(n)` picks one of n
-    // (0 is what waits longest). False when there is nothing. `clock` is read around a unit.
+    // Things that can happen now: a delivery, or one unit of an actor's work. `choose(n)` picks one
+    // of n (0 is what waits longest). False when there is nothing. `clock` is read around a unit.
     bool step(const std::function<size_t(size_t)>& choose, const std::function<TimeUs()>& clock);
 
 private:

@@ -36,7 +36,8 @@ struct Matrix {
     int32_t n = 0;                     // outputs, unpadded
     int32_t k = 0;                     // inputs
     const void* values = nullptr;      // 64-byte aligned
-    const uint16_t* scales = nullptr;  // f16 bits, 32-byte aligned; kQ4Min: 16 scales, 16 minima per group
+    // f16 bits, 32-byte aligned; kQ4Min: 16 scales, then 16 minima, per group
+    const uint16_t* scales = nullptr;
 
     int32_t panels() const { return (n + kPanelRows - 1) / kPanelRows; }
 };
@@ -68,17 +69,18 @@ struct QuantizedOut {
     float* sa = nullptr;
 };
 
-// One layer's part of a KV pool (f16 bits). Block b of kv head h starts at
-// base + b * block_stride + h * 2 * 64 * head_dim: K transposed [head_dim][64], then V [64][head_dim].
+// One layer's part of a KV pool (f16 bits). Block b of kv head h starts at base + b * block_stride
+// + h * 2 * 64 * head_dim: K transposed [head_dim][64], then V [64][head_dim].
 struct KvLayer {
     uint16_t* base = nullptr;
-    int64_t block_stride = 0;  // elements from a block to the next: at least n_kv_heads * 128 * head_dim
+    int64_t block_stride = 0;  // elements between blocks, at least n_kv_heads * 128 * head_dim
     int32_t n_kv_heads = 0;
     int32_t head_dim = 0;
 };
 
 struct AttentionShape {
-    int32_t n_heads = 0;  // a multiple of n_kv_heads; query head h reads kv head h / (n_heads / n_kv_heads)
+    // A multiple of n_kv_heads; query head h reads kv head h / (n_heads / n_kv_heads).
+    int32_t n_heads = 0;
     int32_t rows = 0;     // consecutive positions of one sequence
     int32_t position_first = 0;
     int32_t window = 0;    // 0: all positions; else row at pos sees (pos - window, pos]
@@ -118,8 +120,8 @@ struct Kernels {
     void (*swiglu)(float* h, const float* g, const float* u, int64_t n);
     // Rule 8's softcap, in place; cap > 0.
     void (*softcap)(float* x, float cap, int64_t n);
-    // Rule 10. Maximum (rule "max": a > b ? a : b, 16 lanes then the tree with max; order does not matter
-    // for finite input) and sum over 16 lanes + tree16 of exp(z[i] - zmax).
+    // Rule 10. Maximum (rule "max": a > b ? a : b, 16 lanes then the tree with max; order does not
+    // matter for finite input) and sum over 16 lanes + tree16 of exp(z[i] - zmax).
     float (*max)(const float* z, int64_t n);
     float (*sum_exp)(const float* z, float zmax, int64_t n);
     // Rule 11. p[i] = exp((z[i] - zmax) / temperature). p may be z.

@@ -1,5 +1,5 @@
-// What a stage worker and a sampler need of a model, and no more. LayerStack and Head (model/) are the
-// real thing; the simulator puts a hash chain behind the same interface.
+// What a stage worker and a sampler need of a model, and no more. LayerStack and Head (model/) are
+// the real thing; the simulator puts a hash chain behind the same interface.
 //
 // A frame is computed in bounded units: begin, run_unit until it returns true, read the output.
 // abandon ends a half-done frame at once; what it wrote to its own KV positions is harmless.
@@ -10,8 +10,8 @@
 
 namespace chatloop {
 
-// One sequence's rows in a frame. `table[j]` is the KV block of positions [64j, 64j + 64), complete up
-// to the last row.
+// One sequence's rows in a frame. `table[j]` is the KV block of positions [64j, 64j + 64), complete
+// up to the last row.
 struct SequenceRows {
     uint32_t slot = 0;
     uint32_t position = 0;  // of the first row
@@ -26,8 +26,8 @@ public:
     virtual bool takes_ids() const = 0;   // first stage: the payload is u32 token ids
     virtual uint32_t width() const = 0;   // floats per residual row
 
-    // `payload`: the frame's rows in item order, u32 ids or f32 x width, little-endian and unaligned.
-    // Payload and tables stay valid until the frame is finished or abandoned.
+    // `payload`: the frame's rows in item order, u32 ids or f32 x width, little-endian and
+    // unaligned. Payload and tables stay valid until the frame is finished or abandoned.
     virtual void begin(std::span<const SequenceRows> sequences, const uint8_t* payload) = 0;
     // Runs one unit (one layer of a slice of rows). True when the frame is finished.
     virtual bool run_unit() = 0;

@@ -1,5 +1,5 @@
-// The router's view of its workers: who is there, which of them form routes, what is fenced, and what
-// each still owes. It speaks the control protocol; it knows nothing of requests.
+// The router's view of its workers: who is there, which of them form routes, what is fenced, and
+// what each still owes. It speaks the control protocol; it knows nothing of requests.
 //
 //     HELLO --> available --ROUTE to each hop--> installing --READY from all, own link up--> up
 //                   ^                                                                      |
@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -47,6 +48,7 @@ struct WorkerPeer {
     CreditAccount credit;
     Generation generation = 0;    // of the route it is on; 0 none
     Generation fence_wanted = 0;  // what it has been told
+    Generation fenced = 0;        // what it has acknowledged
     uint64_t sequence = 0;        // of our messages
     uint64_t heard_sequence = 0;
     TimeUs heard_at = 0;
@@ -88,6 +90,7 @@ public:
     void on_link(LinkId link, bool up, TimeUs now);
     void on_tick(TimeUs now);
     TimeUs next_timer() const;
+    void rearm(TimeUs now);  // nobody has been silent until now
 
     // A fault that another part of the router saw: fences the route and reports it down.
     void fault(Generation generation, const std::string& why, TimeUs now);
@@ -104,6 +107,8 @@ public:
     void credit(const Route& route, uint64_t bytes);
 
     void stop_forming() { forming_ = false; }
+    // Every worker that is still there has acknowledged its last FENCE: nobody waits for this router.
+    bool all_fenced() const;
     uint64_t control_bad() const { return control_bad_; }
 
 private:
@@ -112,10 +117,12 @@ private:
     std::string mismatch(const wire::Hello& hello) const;
     void on_ready(WorkerPeer& worker, Generation generation, TimeUs now);
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
+    void on_fenced(WorkerPeer& worker, Generation through, TimeUs now);
     void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
     void maybe_up(Route& route, TimeUs now);
     void form_route(TimeUs now);
-    std::vector<Incarnation> find_chain(TimeUs now) const;
+    std::vector<Incarnation> find_chain(
+        const std::function<bool(const WorkerPeer&)>& allowed) const;
     void install(const std::vector<Incarnation>& hops, TimeUs now);
     void send_route(WorkerPeer& worker, const Route& route);
     void take_down(Generation generation);
@@ -127,7 +134,7 @@ private:
     Outbox& outbox_;
     Events& events_;
     std::map<Incarnation, WorkerPeer> workers_;
-    std::set<Incarnation> replaced_;  // never accepted again
+    std::deque<Incarnation> replaced_;  // never accepted again, the oldest first
     std::map<Generation, Route> routes_;
     Generation last_generation_ = 0;
     LinkId next_link_ = 1;

@@ -1,6 +1,6 @@
-// The KV blocks and slots of one route, in the numbering of the route's smallest share. A Placement is what
-// one admission of a sequence holds; the sequence and every frame in flight share it, and when the
-// last of them lets go its blocks and its slot return (docs/protocol.md, rule 7).
+// The KV blocks and slots of one route, in the numbering of the route's smallest share. A Placement
+// is what one admission of a sequence holds; the sequence and every frame in flight share it, and
+// when the last of them lets go its blocks and its slot return (docs/protocol.md, rule 7).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// The Sampler answers every frame with exactly one RESULT: final norm and head for the rows that want
-// output (behind HeadCompute), then the token or the log-probability that each asks for. It keeps
-// nothing between frames.
+// The Sampler answers every frame with exactly one RESULT: final norm and head for the rows that
+// want output (behind HeadCompute), then the token or the log-probability that each asks for. It
+// keeps nothing between frames.
 #pragma once
 
 #include <cstdint>

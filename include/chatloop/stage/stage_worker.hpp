@@ -1,5 +1,6 @@
-// A StageWorker runs its layers for the frames that the Worker hands it, one unit at a time: token ids or
-// residual rows in, residual rows out. It keeps the slot tables; the KV rows live behind StageCompute.
+// A StageWorker runs its layers for the frames that the Worker hands it, one unit at a time: token
+// ids or residual rows in, residual rows out. It keeps the slot tables; the KV rows live behind
+// StageCompute.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@ namespace chatloop {
 
 struct StageConfig {
     wire::Share share;             // of each router
-    uint32_t shares = 1;           // routers served; share i owns blocks [i * blocks, (i + 1) * blocks)
+    uint32_t shares = 1;           // routers served; share i owns blocks [i, i + 1) * blocks
     uint32_t vocab = 0;            // ids at or above it are refused (first stage)
     uint32_t blocks_per_slot = 0;  // the context in blocks
 };
@@ -46,7 +47,7 @@ private:
     FrameInHand* in_hand_ = nullptr;           // the frame being computed
     std::vector<SequenceRows> sequences_;      // its items that were not refused
     std::vector<BlockId> pool_blocks_;         // their tables in pool numbering, one after another
-    std::vector<uint32_t> compute_row_;        // per item: its first row at the compute, or kRefusedRow
+    std::vector<uint32_t> compute_row_;        // per item: first row at the compute, or kRefusedRow
     std::vector<uint8_t> payload_;             // the kept rows, only when an item was refused
     uint64_t items_refused_ = 0;
 };

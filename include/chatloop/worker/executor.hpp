@@ -26,7 +26,8 @@ class FrameExecutor {
 public:
     virtual ~FrameExecutor() = default;
 
-    // `share` is the index of the router whose frame it is. The frame stays valid until finish or abandon.
+    // `share` is the index of the router whose frame it is. The frame stays valid until finish or
+    // abandon.
     virtual void begin(size_t share, FrameInHand& in_hand) = 0;
     // One bounded unit of work. True when the frame is finished.
     virtual bool run_unit() = 0;

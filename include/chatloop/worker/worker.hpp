@@ -1,6 +1,6 @@
-// The part of a worker process that stages and samplers share: it says HELLO to its routers, installs
-// and fences routes, accepts frames by number, runs them in arrival order one unit at a time, forwards
-// what comes out, and reports. It owns no socket and reads no clock.
+// The part of a worker process that stages and samplers share: it says HELLO to its routers,
+// installs and fences routes, accepts frames by number, runs them in arrival order one unit at a
+// time, forwards what comes out, and reports. It owns no socket and reads no clock.
 //
 //     HELLO --WELCOME--> member --ROUTE--> installed --links up--> READY
 //                                   ^                      |

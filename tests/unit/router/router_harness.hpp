@@ -1,6 +1,7 @@
 // A Router over one fake worker with both roles, which answers a frame when and how the test says.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,7 +26,7 @@ struct SentFrame {
 
 class RouterHarness {
 public:
-    explicit RouterHarness(wire::Share share = {4, 1u << 20, 4, 16}, uint32_t max_queue_size = 512)
+    explicit RouterHarness(wire::Share share = {4, 16u << 20, 4, 16}, uint32_t max_queue_size = 512)
         : share_(share) {
         config.cluster = cluster_config(1);
         config.model_name = "hash";
@@ -63,9 +64,13 @@ public:
             routes.push_back({generation, 0, 0, 0, true, true});
         hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, std::move(routes)});
     }
+    // In steps of a heartbeat: after a longer gap a router judges nobody.
     void tick(TimeUs later = 0) {
-        now += later;
-        router->on_tick(now);
+        const TimeUs until = now + later;
+        do {
+            now = std::min(until, now + 200 * kMillisecondUs);
+            router->on_tick(now);
+        } while (now < until);
     }
     void say(const wire::ClientBody& body, const std::string& client = kClient) {
         router->on_client(client, wire::encode_client(body), now);
@@ -163,7 +168,7 @@ private:
 };
 
 struct UpRouter : RouterHarness {
-    explicit UpRouter(wire::Share share = {4, 1u << 20, 4, 16}, uint32_t max_queue_size = 512)
+    explicit UpRouter(wire::Share share = {4, 16u << 20, 4, 16}, uint32_t max_queue_size = 512)
         : RouterHarness(share, max_queue_size) {
         bring_up();
     }

@@ -1,0 +1,174 @@
+// The client front: requests in, pieces out (docs/protocol.md, "Client front").
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "chatloop/core/ids.hpp"
+
+namespace chatloop::wire {
+
+// ---- client front: client to router ----
+
+struct Message {
+    std::string role;
+    std::string content;
+    bool operator==(const Message&) const = default;
+};
+
+// What a client asked for; ranges are checked by the codec, what depends on the model by the
+// router.
+struct Parameters {
+    std::variant<std::string, std::vector<Message>, std::vector<uint32_t>> prompt;
+    std::string model;  // empty: whatever is served
+    uint32_t max_tokens = 256;
+    float temperature = 0.0f;
+    float top_p = 1.0f;
+    uint32_t top_k = 0;
+    float min_p = 0.0f;
+    float typical_p = 1.0f;
+    std::optional<uint64_t> seed;
+    std::vector<std::string> stop;
+    std::vector<uint32_t> stop_token_ids;
+    bool echo = false;
+    std::optional<uint32_t> logprobs;
+    std::optional<uint32_t> prompt_logprobs;
+    bool ignore_eos = false;
+    bool operator==(const Parameters&) const = default;
+};
+
+struct Submit {
+    std::string request_id;
+    Parameters parameters;
+    bool operator==(const Submit&) const = default;
+};
+
+struct Cancel {
+    std::string request_id;
+    bool operator==(const Cancel&) const = default;
+};
+
+struct Progress {
+    std::vector<uint32_t> prompt_ids;
+    std::vector<uint32_t> token_ids;
+    uint64_t seed = 0;
+    std::string fingerprint;  // 16 hex digits
+    bool operator==(const Progress&) const = default;
+};
+
+struct Resume {
+    std::string request_id;
+    uint32_t attempt = 0;
+    Parameters parameters;
+    Progress progress;
+    bool operator==(const Resume&) const = default;
+};
+
+struct Ping {
+    uint64_t nonce = 0;
+    bool operator==(const Ping&) const = default;
+};
+
+struct StatusQuery {
+    bool operator==(const StatusQuery&) const = default;
+};
+
+using ClientBody = std::variant<Submit, Cancel, Resume, Ping, StatusQuery>;
+
+// ---- client front: router to client ----
+
+struct Accepted {
+    std::string request_id;
+    std::vector<uint32_t> prompt_ids;
+    uint64_t seed = 0;
+    std::string fingerprint;
+    std::string model;
+    std::optional<std::string> prompt_text;
+    bool operator==(const Accepted&) const = default;
+};
+
+struct TopLogprob {
+    uint32_t token = 0;
+    float logprob = 0.0f;
+    bool operator==(const TopLogprob&) const = default;
+};
+
+struct TokenEntry {
+    uint32_t token = 0;
+    float logprob = 0.0f;
+    std::vector<TopLogprob> top;
+    bool operator==(const TokenEntry&) const = default;
+};
+
+struct Piece {
+    std::string request_id;
+    uint32_t index = 0;  // of the first token
+    std::vector<uint32_t> token_ids;
+    std::string text;
+    uint64_t text_offset = 0;
+    std::optional<std::vector<TokenEntry>> logprobs;
+    bool operator==(const Piece&) const = default;
+};
+
+struct PromptPiece {
+    std::string request_id;
+    uint32_t index = 0;
+    std::vector<std::optional<TokenEntry>> entries;
+    bool operator==(const PromptPiece&) const = default;
+};
+
+struct Done {
+    std::string request_id;
+    std::string finish_reason;
+    std::variant<std::monostate, std::string, uint32_t> stop;
+    uint32_t prompt_tokens = 0;
+    uint32_t completion_tokens = 0;
+    double queue_ms = 0.0;
+    double prefill_ms = 0.0;
+    double decode_ms = 0.0;
+    bool operator==(const Done&) const = default;
+};
+
+struct Failure {
+    std::optional<std::string> request_id;
+    std::string code;
+    std::string message;
+    bool retryable = false;
+    uint32_t committed = 0;
+    bool operator==(const Failure&) const = default;
+};
+
+struct Pong {
+    uint64_t nonce = 0;
+    Incarnation router = 0;
+    bool operator==(const Pong&) const = default;
+};
+
+struct WorkerStatus {
+    std::string name;
+    uint8_t roles = 0;
+    uint32_t layer_first = 0;
+    uint32_t layer_end = 0;
+    std::string state;
+    std::string kernels;
+    bool operator==(const WorkerStatus&) const = default;
+};
+
+struct StatusReply {
+    std::string router;
+    std::string model;
+    std::string fingerprint;
+    bool ready = false;
+    std::vector<WorkerStatus> workers;
+    uint32_t running = 0;
+    uint32_t waiting = 0;
+    bool operator==(const StatusReply&) const = default;
+};
+
+using RouterBody =
+    std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply>;
+
+}  // namespace chatloop::wire

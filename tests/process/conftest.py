@@ -1,0 +1,78 @@
+"""Paths, the models, and the cluster that most tests share. Real processes, no fakes.
+
+CHATLOOP_BUILD is the build folder (default: build/), CHATLOOP_TEST_GGUF SmolLM2's file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "splitter")]
+
+import models  # noqa: E402
+from cluster import Cluster  # noqa: E402
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows what the processes that it used have logged."""
+    report = yield
+    if report.failed:
+        for cluster in Cluster.live:
+            report.sections.append(("cluster", cluster.logs()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def build() -> Path:
+    return Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
+
+
+@pytest.fixture(scope="session")
+def gguf() -> Path:
+    """SmolLM2-135M-Instruct Q4_1, which tests/data/smollm2_reference.json was made with."""
+    path = os.environ.get("CHATLOOP_TEST_GGUF")
+    if not path:
+        pytest.skip("CHATLOOP_TEST_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def smollm2(gguf):
+    """partitions -> model directory"""
+    return lambda partitions: models.split_cached(gguf, partitions)
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict:
+    """llama.cpp's answers; the file's `note` says how they were made."""
+    return json.loads((ROOT / "tests" / "data" / "smollm2_reference.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def smollm2_cluster(build, smollm2, tmp_path_factory):
+    """Two stage processes, the sampler in the second. Tests leave it running and idle."""
+    with Cluster(build, smollm2(2), tmp_path_factory.mktemp("smollm2")) as cluster:
+        yield cluster
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A random model of ten tokens in two partitions: thousands of tokens a second."""
+    return models.split_tiny(tmp_path_factory.mktemp("tiny"), 2)
+
+
+@pytest.fixture(scope="module")
+def tiny_cluster(build, tiny_model, tmp_path_factory):
+    """The tiny model as a router, two stages and a sampler of its own. Left running and idle."""
+    with Cluster(build, tiny_model, tmp_path_factory.mktemp("tiny-cluster"),
+                 own_sampler=True) as cluster:
+        yield cluster
+        cluster.stop()

@@ -1,0 +1,131 @@
+"""Token ids and log-probabilities are a function of weights, prompt, parameters and seed alone.
+
+One fixed set of requests, one baseline, and every way to compute them: bits are compared. Each of
+the nine runs alone in the baseline and among the eight others in the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from answers import Answer, ask, ask_cpud
+from cluster import Cluster
+
+TOKENS = 16
+# Not much cache, as poisoned or touched pages are real ones; 16 MiB of SmolLM2 are 728 positions.
+KV_MB = ("--kv-cache-mb", "64")
+SAMPLED = {"temperature": 0.8, "seed": 7}
+
+
+def requests_of(reference: dict) -> list[dict]:
+    text = reference["perplexity"]["ids"]
+    chat = [{"role": "user", "content": "Write a haiku about the sea."}]
+    common = {"max_tokens": TOKENS, "logprobs": 3, "ignore_eos": True, "seed": 1}
+    return [{**common, **request} for request in (
+        {"prompt": "Once upon a time"},
+        {"messages": chat},
+        {"token_ids": text[:100]},
+        {"token_ids": text[:100], **SAMPLED, "top_p": 0.9},
+        {"prompt": "def fibonacci(n):", **SAMPLED, "top_k": 20},
+        {"prompt": "The sea", **SAMPLED, "min_p": 0.05, "logprobs": 0},
+        {"messages": chat, **SAMPLED, "seed": 2 ** 64 - 1, "top_p": 0.8, "top_k": 50},
+        {"token_ids": text[200:267], "prompt_logprobs": 2},  # 67: beyond a block and a frame
+        {"token_ids": text[300:301], "temperature": 1.5, "seed": 3},
+    )]
+
+
+@pytest.fixture(scope="module")
+def requests(reference):
+    return requests_of(reference)
+
+
+@pytest.fixture(scope="module")
+def baseline(build, smollm2, requests, tmp_path_factory) -> list[Answer]:
+    """One process, one stage, one request after another."""
+    found = ask_cpud(build, smollm2(1), tmp_path_factory.mktemp("baseline"), requests, *KV_MB)
+    assert [len(answer.token_ids) for answer in found] == [TOKENS] * len(requests)
+    assert [len(answer.logprobs) for answer in found] == [TOKENS] * len(requests)
+    assert len(found[7].prompt_logprobs) == 67
+    assert len({answer.text for answer in found}) == len(found)  # all differ: seeds have effect
+    return found
+
+
+@pytest.fixture
+def ask_here(build, smollm2, tmp_path):
+    """chatloop-cpud on the model in one partition."""
+    return lambda requests, *options: ask_cpud(build, smollm2(1), tmp_path, requests, *KV_MB,
+                                               *options)
+
+
+@pytest.mark.parametrize("own_sampler", [False, True], ids=["hosted", "own"])
+@pytest.mark.parametrize("partitions", [1, 2, 3])
+def test_processes(build, smollm2, requests, baseline, tmp_path, partitions, own_sampler):
+    with Cluster(build, smollm2(partitions), tmp_path, own_sampler=own_sampler,
+                 stage=KV_MB) as cluster:
+        assert ask(cluster.client(), requests) == baseline
+        cluster.stop()
+
+
+@pytest.mark.parametrize("hosted", [(), ("--with-sampler",)], ids=["own", "hosted"])
+@pytest.mark.parametrize("stages", [1, 2, 3, 5, 30])
+def test_stages_in_one_process(requests, baseline, ask_here, stages, hosted):
+    found = ask_here(requests, "--stages", stages, "--concurrent", *hosted)
+    assert found == baseline
+
+
+@pytest.mark.parametrize("rows", [1, 7, 256])
+def test_prompt_in_chunks_or_at_once(requests, baseline, ask_here, rows):
+    """64 rows, the default, is the baseline's."""
+    assert ask_here(requests, "--prefill-rows", rows) == baseline
+
+
+@pytest.mark.parametrize("rows", [1, 7, 256])
+def test_prompt_in_chunks_among_others(requests, baseline, ask_here, rows):
+    found = ask_here(requests, "--prefill-rows", rows, "--max-batch-size", 5, "--concurrent",
+                     "--stages", 2)
+    assert found == baseline
+
+
+def test_unwritten_kv_is_never_read(requests, baseline, ask_here):
+    assert ask_here(requests, "--poison-kv", "--concurrent", "--stages", 2) == baseline
+
+
+def test_unwritten_kv_is_never_read_by_processes(build, smollm2, requests, baseline, tmp_path):
+    with Cluster(build, smollm2(2), tmp_path, stage=(*KV_MB, "--poison-kv")) as cluster:
+        assert ask(cluster.client(), requests) == baseline
+        cluster.stop()
+
+
+# The scalar reference makes some seven rows a second: short prompts, few tokens. An answer cut
+# short is the beginning of the whole one.
+FEW_TOKENS = 3
+
+
+def shortened(answer: Answer) -> Answer:
+    return dataclasses.replace(answer, token_ids=answer.token_ids[:FEW_TOKENS],
+                               logprobs=answer.logprobs[:FEW_TOKENS], text="")
+
+
+@pytest.fixture(scope="module")
+def short_requests(requests):
+    return [{**requests[i], "max_tokens": FEW_TOKENS} for i in (0, 4, 8)]
+
+
+@pytest.fixture(scope="module")
+def short_baseline(baseline):
+    return [shortened(baseline[i]) for i in (0, 4, 8)]
+
+
+@pytest.mark.parametrize("kernels", ["avx2", "reference"])
+def test_kernels(short_requests, short_baseline, ask_here, kernels):
+    found = ask_here(short_requests, "--kernels", kernels, "--concurrent")
+    assert [shortened(answer) for answer in found] == short_baseline
+
+
+def test_kernels_mixed_along_a_route(build, smollm2, short_requests, short_baseline, tmp_path):
+    with Cluster(build, smollm2(3), tmp_path, stage=KV_MB,
+                 stage_of={1: ("--kernels", "reference")}) as cluster:
+        found = ask(cluster.client(), short_requests)
+        cluster.stop()
+    assert [shortened(answer) for answer in found] == short_baseline
