@@ -12,6 +12,8 @@ namespace chatloop::sim {
 
 class FakeText final : public TextEngine {
 public:
+    explicit FakeText(Mistake mistake = Mistake::kNone) : mistake_(mistake) {}
+
     Result<std::vector<uint32_t>> encode_plain(std::string_view text) const override {
         std::vector<uint32_t> ids;
         for (const char c : text) {
@@ -30,7 +32,9 @@ public:
     Result<std::string> render_chat(const std::vector<ChatMessage>&, bool) const override {
         return std::string();
     }
-    std::unique_ptr<TextStream> stream(bool) const override { return std::make_unique<Stream>(); }
+    std::unique_ptr<TextStream> stream(bool) const override {
+        return std::make_unique<Stream>(mistake_);
+    }
     Result<std::string> decode(std::span<const uint32_t> ids, bool) const override {
         std::string text;
         for (const uint32_t id : ids) text += static_cast<char>(32 + id);
@@ -41,11 +45,19 @@ public:
 private:
     class Stream final : public TextStream {
     public:
+        explicit Stream(Mistake mistake) : mistake_(mistake) {}
         Result<std::string> push(uint32_t id) override {
+            if (mistake_ == Mistake::kText && ++pushed_ == 3) return std::string();
             return std::string(1, static_cast<char>(32 + id));
         }
         std::string finish() override { return {}; }
+
+    private:
+        Mistake mistake_;
+        uint32_t pushed_ = 0;
     };
+
+    Mistake mistake_;
 };
 
 }  // namespace chatloop::sim

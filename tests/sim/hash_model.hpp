@@ -17,6 +17,15 @@ namespace chatloop::sim {
 inline constexpr uint32_t kVocab = 96;  // token id i is the character 32 + i, 0 is the end token
 inline constexpr uint32_t kWidth = 2;   // one 64-bit hash as two floats' bits
 
+// What chatloop_sim --break plants, to show that the checks can fail.
+enum class Mistake : uint8_t {
+    kNone,
+    kKvRow,       // a stage does not keep one row in 16
+    kBlockAlias,  // two KV blocks are one: as if a router gave one to two sequences
+    kBatchMate,   // the head gives a row the logits of its neighbour in the batch
+    kText,        // the text of one token is lost
+};
+
 inline uint64_t mix(uint64_t a, uint64_t b) {
     uint64_t z = a * 0x9e3779b97f4a7c15u ^ (b + 0x632be59bd9b4e019u);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -32,8 +41,8 @@ inline void hash_logits(uint64_t hash, float* logits) {
 
 class HashStage final : public StageCompute {
 public:
-    HashStage(uint32_t stage, bool first, uint32_t blocks)
-        : stage_(stage), first_(first), cache_(size_t{blocks} * 64, 0) {}
+    HashStage(uint32_t stage, bool first, uint32_t blocks, Mistake mistake = Mistake::kNone)
+        : stage_(stage), first_(first), mistake_(mistake), cache_(size_t{blocks} * 64, 0) {}
 
     bool takes_ids() const override { return first_; }
     uint32_t width() const override { return kWidth; }
@@ -57,10 +66,10 @@ public:
             uint64_t input = 0;
             const size_t bytes = first_ ? sizeof(uint32_t) : sizeof(uint64_t);
             std::memcpy(&input, payload_ + row_ * bytes, bytes);
-            cache_[size_t{sequence.table[position / 64]} * 64 + position % 64] = input;
+            const bool kept = mistake_ != Mistake::kKvRow || position % 16 != 15;
+            if (kept) cache_[place(sequence, position)] = input;
             uint64_t chain = stage_;
-            for (uint32_t p = 0; p <= position; ++p)
-                chain = mix(chain, cache_[size_t{sequence.table[p / 64]} * 64 + p % 64]);
+            for (uint32_t p = 0; p <= position; ++p) chain = mix(chain, cache_[place(sequence, p)]);
             output_.push_back(chain);
         }
         busy_ = ++next_ < sequences_.size();
@@ -74,8 +83,15 @@ public:
     void abandon() override { busy_ = false; }
 
 private:
+    size_t place(const SequenceRows& sequence, uint32_t position) const {
+        size_t block = sequence.table[position / 64];
+        if (mistake_ == Mistake::kBlockAlias) block -= block % 2;
+        return block * 64 + position % 64;
+    }
+
     uint64_t stage_;
     bool first_;
+    Mistake mistake_;
     std::vector<uint64_t> cache_;  // [block][64]
     std::span<const SequenceRows> sequences_;
     const uint8_t* payload_ = nullptr;
@@ -88,6 +104,8 @@ private:
 
 class HashHead final : public HeadCompute {
 public:
+    explicit HashHead(Mistake mistake = Mistake::kNone) : mistake_(mistake) {}
+
     uint32_t width() const override { return kWidth; }
     uint32_t vocab() const override { return kVocab; }
     uint32_t rows_max() const override { return 5; }
@@ -102,11 +120,13 @@ public:
     }
     bool run_unit() override { return --units_left_ == 0; }
     std::span<const float> logits(uint32_t row) const override {
+        if (mistake_ == Mistake::kBatchMate && row > 0) --row;
         return {logits_.data() + size_t{row} * kVocab, kVocab};
     }
     void abandon() override {}
 
 private:
+    Mistake mistake_;
     std::vector<float> logits_;
     int units_left_ = 0;
 };

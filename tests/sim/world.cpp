@@ -12,7 +12,8 @@ constexpr uint64_t kStepsMax = 2'000'000;
 
 }  // namespace
 
-World::World(uint64_t seed) : random_(seed) {
+World::World(uint64_t seed, Mistake mistake)
+    : mistake_(mistake), random_(seed), text_(mistake), head_(mistake) {
     build(seed);
     add_requests();
 }
@@ -21,7 +22,7 @@ void World::build(uint64_t seed) {
     stages_ = 1 + random_.below(4);
     LocalClusterConfig config;
     for (uint32_t i = 0; i < stages_; ++i) {
-        stage_computes_.push_back(std::make_unique<HashStage>(i, i == 0, kBlocks));
+        stage_computes_.push_back(std::make_unique<HashStage>(i, i == 0, kBlocks, mistake_));
         config.stages.push_back({stage_computes_.back().get(), i, i + 1});
     }
     ClusterConfig& cluster = config.router.cluster;

@@ -51,7 +51,7 @@ struct SimRequest {
 
 class World {
 public:
-    explicit World(uint64_t seed);
+    explicit World(uint64_t seed, Mistake mistake = Mistake::kNone);
 
     // Runs until every request has ended, then drains. Throws nothing: asserts what must hold at
     // each message, and leaves the rest to check().
@@ -73,6 +73,7 @@ private:
     bool all_ended() const;
     SimRequest* find(const std::string& client, const std::string& id);
 
+    Mistake mistake_;
     Random random_;
     FakeText text_;
     uint32_t stages_ = 0;

@@ -221,6 +221,33 @@ TEST_CASE("RESUME applies the stop rules to the tokens it brings before anything
     CHECK(h.heard<wire::Done>()[0].completion_tokens == 2);
 }
 
+TEST_CASE("a RESUME of a higher attempt takes the place of the one that runs, a lower one does not") {
+    UpRouter h;
+    h.say(resume_after(3, 5, 1));
+    h.say(resume_after(3, 5, 1));  // the same attempt once more
+    CHECK(h.errors() == Codes{"duplicate_id"});
+    CHECK_FALSE(h.heard<wire::Failure>()[0].request_id.has_value());
+    wire::Resume again = resume_after(3, 5, 2);
+    again.attempt = 2;
+    h.say(again);
+    CHECK(h.router->running() + h.router->waiting() == 1);
+    h.answer_all();
+    REQUIRE(h.heard<wire::Done>().size() == 1);
+    CHECK(h.tokens("r") == std::vector<uint32_t>{token_at(4), token_at(5), token_at(6)});
+    CHECK(h.free_blocks() == 16);
+}
+
+TEST_CASE("after a pause of its own the router judges nobody") {
+    UpRouter h;
+    h.submit("r", 3, 2);
+    h.now += 100 * kSecondUs;
+    h.router->on_tick(h.now);
+    CHECK(h.router->cluster().workers().size() == 1);
+    CHECK(h.router->running() == 1);
+    h.answer_all();
+    CHECK(h.heard<wire::Done>().size() == 1);
+}
+
 TEST_CASE("a client that is gone or silent takes its requests with it, and only its own") {
     for (const bool silent : {false, true}) {
         CAPTURE(silent);
