@@ -120,6 +120,8 @@ void Cpud::load() {
     LocalClusterConfig config;
     config.router = actors::router_config(spec_);
     config.router.seed = actors::random_u64();
+    config.router.client_silence_us = kNever;  // the one client is this process
+    config.router.result_timeout_us = kNever;
     config.router.prefill_rows = options_.prefill_rows;
     config.router.max_batch_size = options_.max_batch_size;
     config.router.max_queue_size = std::max<uint32_t>(512, static_cast<uint32_t>(answers_.size()));

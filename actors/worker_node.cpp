@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 
 #include "chatloop/model/fingerprint.hpp"
@@ -59,7 +60,9 @@ public:
         worker_->on_tick(now);
     }
     TimeUs next_timer() const override { return worker_->next_timer(); }
-    bool has_work() const override { return !loaded_ || worker_->has_work(); }
+    bool has_work() const override {
+        return !finished() && (!loaded_ || worker_->has_work());
+    }
     void run_unit(TimeUs now) override;
     bool finished() const override {
         return worker_->finished() || worker_->rejection().has_value();
@@ -210,6 +213,13 @@ void add_worker_options(CLI::App& app, WorkerOptions& options) {
 }
 
 int run_worker(const std::string& actor, const WorkerOptions& options) {
+    const auto name_ok = [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.';
+    };
+    if (options.name.empty() || options.name.size() > 64 ||
+        !std::all_of(options.name.begin(), options.name.end(), name_ok))
+        die(actor, {ErrorCode::kInvalidRequest,
+                    "--name takes 1 to 64 letters, digits, '-', '_' and '.'"});
     die_with_parent();
     WorkerNode node(actor, options);
     start_log(actor, options.log_level);

@@ -8,15 +8,14 @@ set -euo pipefail
 packages=(
     ca-certificates
     ccache
-    cppzmq-dev
     doctest-dev
     g++
     git
     libcli11-dev
     libisal-dev
+    libspdlog-dev
     libmsgpack-cxx-dev
     librandom123-dev
-    libspdlog-dev
     libutfcpp-dev
     libxxhash-dev
     libzmq3-dev

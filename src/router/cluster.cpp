@@ -7,6 +7,12 @@
 
 namespace chatloop {
 
+namespace {
+
+constexpr TimeUs kAvoidUs = 30 * kSecondUs;  // a worker whose edge did not come up
+
+}  // namespace
+
 Cluster::Cluster(const ClusterConfig& config, Outbox& outbox, Events& events)
     : config_(config), outbox_(outbox), events_(events) {
     CL_ASSERT(config.incarnation != 0);
@@ -41,14 +47,14 @@ void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs n
     if (const auto* ready = std::get_if<wire::Ready>(&body)) {
         on_ready(worker, ready->generation, now);
     } else if (const auto* fenced = std::get_if<wire::Fenced>(&body)) {
-        on_fenced(worker, fenced->through);
+        on_fenced(worker, fenced->through, now);
     } else if (const auto* beat = std::get_if<wire::WorkerHeartbeat>(&body)) {
         on_heartbeat(worker, *beat, now);
     } else if (const auto* gap = std::get_if<wire::Gap>(&body)) {
         on_gap(worker, *gap, now);
     } else if (const auto* unreachable = std::get_if<wire::Unreachable>(&body)) {
         const auto next = workers_.find(unreachable->peer);
-        if (next != workers_.end()) next->second.avoid_until = now + 5 * kSecondUs;
+        if (next != workers_.end()) next->second.avoid_until = now + kAvoidUs;
         fault(unreachable->generation, worker.hello.name + " cannot reach its next hop", now);
     } else if (const auto* bye = std::get_if<wire::Bye>(&body)) {
         lose(worker.incarnation, "left: " + bye->reason, now);
@@ -72,6 +78,7 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
     const bool range_ok = hello.layer_first < hello.layer_end && hello.layer_end <= hello.layers;
     if ((hello.roles & wire::kRoleStage) != 0 && !range_ok) return "its layer range is impossible";
     if (hello.share.frames == 0 || hello.share.bytes == 0) return "its share is empty";
+    if (hello.share.blocks > kBlocksMax) return "its KV cache has more blocks than are served";
     const bool no_cache = hello.share.slots == 0 || hello.share.blocks == 0;
     if ((hello.roles & wire::kRoleStage) != 0 && no_cache) return "its share is empty";
     return {};
@@ -79,7 +86,10 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
 
 void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
                        TimeUs now) {
-    if (replaced_.contains(sender)) return;
+    if (std::find(replaced_.begin(), replaced_.end(), sender) != replaced_.end()) {
+        const std::string why = hello.name + " was replaced by another process of that name";
+        return send_to(peer, wire::Reject{"replaced", why, false});
+    }
     const std::string reason = mismatch(hello);
     if (!reason.empty() || hello.roles == 0 || sender == 0) {
         const std::string why = hello.name + " is refused: " + reason;
@@ -92,8 +102,8 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
         // The same name with another incarnation is the same place after a restart.
         for (const auto& [incarnation, other] : workers_) {
             if (other.hello.name != hello.name) continue;
-            replaced_.insert(incarnation);
-            if (replaced_.size() > kWorkersMax) replaced_.erase(replaced_.begin());
+            replaced_.push_back(incarnation);
+            if (replaced_.size() > kWorkersMax) replaced_.pop_front();
             lose(incarnation, "was replaced by a new process", now);
             break;
         }
@@ -114,7 +124,10 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
     form_at_ = now;
 }
 
-void Cluster::on_fenced(WorkerPeer& worker, Generation through) {
+// A worker that has fenced the very route it is on will never answer that route's frames.
+void Cluster::on_fenced(WorkerPeer& worker, Generation through, TimeUs now) {
+    if (worker.generation != 0 && through >= worker.generation)
+        fault(worker.generation, worker.hello.name + " has fenced the route", now);
     worker.fenced = std::max(worker.fenced, through);
     worker.credit.fenced(through);
 }
@@ -129,7 +142,7 @@ bool Cluster::all_fenced() const {
 void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now) {
     if (worker.state != beat.state) form_at_ = now;
     worker.state = beat.state;
-    on_fenced(worker, beat.fenced_through);
+    on_fenced(worker, beat.fenced_through, now);
     if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
     const auto found = routes_.find(worker.generation);
     if (found == routes_.end()) return;
@@ -177,6 +190,10 @@ void Cluster::on_unreachable(const std::string& peer, TimeUs now) {
     if (worker != workers_.end()) lose(worker->first, "cannot be reached", now);
 }
 
+void Cluster::rearm(TimeUs now) {
+    for (auto& [incarnation, worker] : workers_) worker.heard_at = now;
+}
+
 void Cluster::on_tick(TimeUs now) {
     const TimeUs dead_us =
         TimeUs{config_.heartbeat_interval_ms} * config_.failure_threshold * kMillisecondUs;
@@ -192,9 +209,13 @@ void Cluster::on_tick(TimeUs now) {
     for (const Incarnation incarnation : silent) lose(incarnation, "is silent", now);
 
     std::vector<Generation> late;
-    for (const auto& [generation, route] : routes_)
-        if (!route.up && now - route.installed_at > config_.install_timeout_us)
-            late.push_back(generation);
+    for (const auto& [generation, route] : routes_) {
+        if (route.up || now - route.installed_at <= config_.install_timeout_us) continue;
+        late.push_back(generation);
+        if (!route.link_up) workers_.at(route.hops[0]).avoid_until = now + kAvoidUs;
+        for (const Incarnation incarnation : route.not_ready)
+            workers_.at(incarnation).avoid_until = now + kAvoidUs;
+    }
     for (const Generation generation : late) fault(generation, "the route did not come up", now);
     if (now >= form_at_) form_route(now);
 }

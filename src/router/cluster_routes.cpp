@@ -17,31 +17,42 @@ Route* Cluster::find_route(Generation generation) {
     return found == routes_.end() ? nullptr : &found->second;
 }
 
+// A worker that an edge to it did not come up is avoided as long as there is a route without it.
 void Cluster::form_route(TimeUs now) {
     form_at_ = now + kFormIntervalUs;
     if (!forming_) return;
-    const std::vector<Incarnation> chain = find_chain(now);
+    std::vector<Incarnation> chain = find_chain([now](const WorkerPeer& worker) {
+        return now >= worker.avoid_until;
+    });
+    if (chain.empty()) chain = find_chain([](const WorkerPeer&) { return true; });
     if (!chain.empty()) install(chain, now);
 }
 
 // Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the
-// last stage's own process where it has that role. Empty when there is none. Among equal ranges the
-// lowest incarnation is taken; all workers are of one cut, so no choice can lead astray.
-std::vector<Incarnation> Cluster::find_chain(TimeUs now) const {
+// last stage's own process where it has that role. Empty when there is none. Found from the end:
+// the workers that begin at a layer from whose range the end can be reached, the lowest incarnation
+// first.
+std::vector<Incarnation> Cluster::find_chain(
+    const std::function<bool(const WorkerPeer&)>& allowed) const {
     const auto available = [&](const WorkerPeer& w, wire::Role role) {
-        return w.generation == 0 && w.state == wire::WorkerState::kReady && now >= w.avoid_until &&
+        return w.generation == 0 && w.state == wire::WorkerState::kReady && allowed(w) &&
                (w.hello.roles & role) != 0;
     };
+    std::vector<Incarnation> next(config_.layers + 1, 0);  // 0: the end cannot be reached from here
+    for (uint32_t layer = config_.layers; layer-- > 0;) {
+        for (const auto& [incarnation, worker] : workers_) {
+            if (!available(worker, wire::kRoleStage) || worker.hello.layer_first != layer) continue;
+            const uint32_t end = worker.hello.layer_end;
+            if (end != config_.layers && next[end] == 0) continue;
+            next[layer] = incarnation;
+            break;
+        }
+    }
     std::vector<Incarnation> chain;
-    uint32_t layer = 0;
-    while (layer < config_.layers) {
-        const auto next = std::find_if(workers_.begin(), workers_.end(), [&](const auto& entry) {
-            return available(entry.second, wire::kRoleStage) &&
-                   entry.second.hello.layer_first == layer;
-        });
-        if (next == workers_.end() || chain.size() + 1 >= kHopsMax) return {};
-        chain.push_back(next->first);
-        layer = next->second.hello.layer_end;
+    for (uint32_t layer = 0; layer < config_.layers;) {
+        if (next[layer] == 0 || chain.size() + 1 >= kHopsMax) return {};
+        chain.push_back(next[layer]);
+        layer = workers_.at(next[layer]).hello.layer_end;
     }
     const WorkerPeer& last = workers_.at(chain.back());
     if ((last.hello.roles & wire::kRoleSampler) != 0) {
@@ -113,7 +124,7 @@ void Cluster::on_ready(WorkerPeer& worker, Generation generation, TimeUs now) {
     Route* route = find_route(generation);
     if (route == nullptr) return;
     route->not_ready.erase(worker.incarnation);
-    on_fenced(worker, generation - 1);  // READY implies FENCED
+    on_fenced(worker, generation - 1, now);  // READY implies FENCED
     maybe_up(*route, now);
 }
 

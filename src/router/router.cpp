@@ -8,6 +8,12 @@
 
 namespace chatloop {
 
+namespace {
+
+constexpr TimeUs kOwnGapUs = 600 * kMillisecondUs;  // timers are due every 200 ms
+
+}  // namespace
+
 Router::Router(const RouterConfig& config, Outbox& outbox, const TextEngine& text, Log log)
     : config_(config),
       outbox_(outbox),
@@ -74,12 +80,19 @@ bool Router::ready() const {
 }
 
 void Router::on_tick(TimeUs now) {
+    // After a pause of our own, what the others said meanwhile is still in the sockets: they are
+    // judged only when it was read.
+    if (ticked_at_ != 0 && now - ticked_at_ > kOwnGapUs) {
+        cluster_.rearm(now);
+        for (auto& [name, client] : clients_) client.heard_at = now;
+    }
+    ticked_at_ = now;
     if (draining_ && sequences_.empty()) cluster_.stop_forming();
     cluster_.on_tick(now);
     std::vector<Generation> overdue;
     for (const auto& [generation, lane] : lanes_)
         if (!lane.in_flight.empty() &&
-            now - lane.in_flight.front().sent_at > config_.result_timeout_us)
+            now - lane.in_flight.front().sent_at >= config_.result_timeout_us)
             overdue.push_back(generation);
     for (const Generation generation : overdue)
         cluster_.fault(generation, "a RESULT is overdue", now);
@@ -113,6 +126,9 @@ void Router::on_tick(TimeUs now) {
     if (now >= drain_until_) {
         const Error draining{ErrorCode::kDraining, "the router is shutting down"};
         while (!sequences_.empty()) fail(*sequences_.begin()->second, draining);
+        lanes_.clear();
+        while (!cluster_.routes().empty())
+            cluster_.retire(cluster_.routes().begin()->first, now);
     }
     // A connection that is closed with unread bytes is reset, which takes along what was sent last: a
     // FENCE that a draining worker waits for. So its acknowledgement is heard first.
@@ -123,7 +139,7 @@ void Router::on_tick(TimeUs now) {
 TimeUs Router::next_timer() const {
     TimeUs next = std::min(cluster_.next_timer(), drain_until_);
     for (const auto& [generation, lane] : lanes_)
-        if (!lane.in_flight.empty())
+        if (!lane.in_flight.empty() && config_.result_timeout_us != kNever)
             next = std::min(next, lane.in_flight.front().sent_at + config_.result_timeout_us);
     return next;
 }

@@ -23,15 +23,15 @@ void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs n
         known->second.heard_at = now;
     if (const auto* bad = std::get_if<wire::ClientError>(&decoded)) {
         ++counters_.rejected;
-        return reply_error(client, bad->request_id, bad->error);
+        // An error with the id of a request that runs would end it at the client.
+        const bool runs = bad->request_id && find_request(client, *bad->request_id) != nullptr;
+        return reply_error(client, runs ? std::nullopt : bad->request_id, bad->error);
     }
     wire::ClientBody& body = std::get<wire::ClientBody>(decoded);
     if (auto* submit = std::get_if<wire::Submit>(&body)) {
-        on_submit(client, std::move(submit->parameters), std::move(submit->request_id),
-                  std::nullopt, now);
+        on_submit(client, submit->request_id, std::move(submit->parameters), std::nullopt, now);
     } else if (auto* resume = std::get_if<wire::Resume>(&body)) {
-        on_submit(client, std::move(resume->parameters), std::move(resume->request_id),
-                  std::move(resume->progress), now);
+        on_submit(client, resume->request_id, resume->parameters, *resume, now);
     } else if (const auto* cancel = std::get_if<wire::Cancel>(&body)) {
         on_cancel(client, cancel->request_id, now);
     } else if (const auto* ping = std::get_if<wire::Ping>(&body)) {
@@ -41,17 +41,23 @@ void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs n
     }
 }
 
-void Router::on_cancel(const std::string& client, const std::string& request_id, TimeUs now) {
+Sequence* Router::find_request(const std::string& client, const std::string& request_id) {
     const auto known = clients_.find(client);
-    const bool runs = known != clients_.end() && known->second.requests.contains(request_id);
-    if (!runs) {
+    if (known == clients_.end()) return nullptr;
+    const auto request = known->second.requests.find(request_id);
+    return request == known->second.requests.end() ? nullptr
+                                                   : sequences_.at(request->second).get();
+}
+
+void Router::on_cancel(const std::string& client, const std::string& request_id, TimeUs now) {
+    Sequence* running = find_request(client, request_id);
+    if (running == nullptr) {
         return reply_error(client, request_id,
                            {ErrorCode::kInvalidRequest, "no request of that id is running"});
     }
-    Sequence& sequence = *sequences_.at(known->second.requests.at(request_id));
     wire::Done done;
     done.finish_reason = "cancelled";
-    finish(sequence, std::move(done), now);
+    finish(*running, std::move(done), now);
     schedule(now);
 }
 
@@ -59,10 +65,8 @@ void Router::on_client_gone(const std::string& client, TimeUs now) {
     const auto known = clients_.find(client);
     if (known == clients_.end()) return;
     const std::map<std::string, SequenceId> requests = known->second.requests;
-    for (const auto& [request_id, id] : requests) {
-        log_('i', "its client is gone", request_id);
-        forget(*sequences_.at(id));
-    }
+    for (const auto& [request_id, id] : requests)
+        fail(*sequences_.at(id), {ErrorCode::kCancelled, "its client is silent or gone"});
     clients_.erase(client);
     schedule(now);
 }

@@ -35,17 +35,15 @@ void Router::on_result(Message bytes, TimeUs now) {
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
 
-    if (result.items.size() != sent.items.size()) {
+    bool matches = result.items.size() == sent.items.size() &&
+                   header->destination == config_.cluster.incarnation;
+    for (size_t i = 0; matches && i < sent.items.size(); ++i)
+        matches = result.items[i].admission == sent.items[i].admission;
+    if (!matches) {
         ++counters_.results_bad;
         return cluster_.fault(header->generation, "a RESULT does not match its frame", now);
     }
-    for (size_t i = 0; i < sent.items.size(); ++i) {
-        if (result.items[i].admission != sent.items[i].admission) {
-            ++counters_.results_uncommitted;
-            continue;
-        }
-        apply(sent.items[i], result.items[i], now);
-    }
+    for (size_t i = 0; i < sent.items.size(); ++i) apply(sent.items[i], result.items[i], now);
     schedule(now);
 }
 

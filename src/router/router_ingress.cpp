@@ -25,41 +25,53 @@ uint64_t splitmix64(uint64_t& state) {
 
 uint64_t Router::draw_seed() { return splitmix64(seed_state_); }
 
-void Router::on_submit(const std::string& client, wire::Parameters parameters,
-                       std::string request_id, std::optional<wire::Progress> progress, TimeUs now) {
-    ++counters_.requests;
-    const auto refuse = [&](ErrorCode code, const std::string& why) {
-        ++counters_.rejected;
-        reply_error(client, request_id, {code, why});
-    };
-    if (draining_) return refuse(ErrorCode::kDraining, "the router is shutting down");
+// Why a request cannot be taken at all; what needs its token ids is checked in prepare.
+Status Router::admissible(const std::string& client, const wire::Parameters& parameters,
+                          const std::optional<wire::Resume>& resume) const {
+    if (draining_) return Error{ErrorCode::kDraining, "the router is shutting down"};
     if (waiting() >= config_.max_queue_size)
-        return refuse(ErrorCode::kQueueFull, "max_queue_size requests are waiting");
+        return Error{ErrorCode::kQueueFull, "max_queue_size requests are waiting"};
     if (!clients_.contains(client) && clients_.size() >= kClientsMax)
-        return refuse(ErrorCode::kQueueFull, "too many clients have running requests");
+        return Error{ErrorCode::kQueueFull, "too many clients have running requests"};
     if (!parameters.model.empty() && parameters.model != config_.model_name)
-        return refuse(ErrorCode::kUnknownModel,
-                      "model \"" + parameters.model + "\" is not served; this is \"" +
-                          config_.model_name + "\"");
-    if (progress && progress->fingerprint != fingerprint_)
-        return refuse(ErrorCode::kFingerprint,
-                      "the answer was begun under fingerprint " + progress->fingerprint +
-                          ", this router computes " + fingerprint_);
-    Client& entry = clients_[client];
-    entry.heard_at = now;
-    if (entry.requests.contains(request_id)) {
-        ++counters_.rejected;  // without its id, which would end the request that runs
-        return reply_error(client, std::nullopt,
-                           {ErrorCode::kDuplicateId, "request " + request_id + " is running"});
+        return Error{ErrorCode::kUnknownModel, "model \"" + parameters.model +
+                                                   "\" is not served; this is \"" +
+                                                   config_.model_name + "\""};
+    if (resume && resume->progress.fingerprint != fingerprint_)
+        return Error{ErrorCode::kFingerprint,
+                     "the answer was begun under fingerprint " + resume->progress.fingerprint +
+                         ", this router computes " + fingerprint_};
+    return Ok{};
+}
+
+void Router::on_submit(const std::string& client, const std::string& request_id,
+                       wire::Parameters parameters, std::optional<wire::Resume> resume,
+                       TimeUs now) {
+    ++counters_.requests;
+    const uint32_t attempt = resume ? resume->attempt : 0;
+    if (Sequence* running = find_request(client, request_id)) {
+        if (attempt <= running->attempt) {
+            ++counters_.rejected;  // without its id, which would end the request that runs
+            return reply_error(client, std::nullopt,
+                               {ErrorCode::kDuplicateId, "request " + request_id + " is running"});
+        }
+        forget(*running);  // its client has lost the thread and takes it up again
+    }
+    if (const Status ok = admissible(client, parameters, resume); !ok) {
+        ++counters_.rejected;
+        return reply_error(client, request_id, ok.error());
     }
     auto sequence = std::make_unique<Sequence>();
     sequence->id = ++last_sequence_;
     sequence->client = client;
-    sequence->request_id = std::move(request_id);
+    sequence->request_id = request_id;
+    sequence->attempt = attempt;
     sequence->arrived_at = now;
     sequence->parameters = std::move(parameters);
-    entry.requests[sequence->request_id] = sequence->id;
-    if (progress) resumes_[sequence->id] = std::move(*progress);
+    Client& entry = clients_[client];
+    entry.heard_at = now;
+    entry.requests[request_id] = sequence->id;
+    if (resume) resumes_[sequence->id] = std::move(resume->progress);
     text_jobs_.push_back(sequence->id);
     sequences_[sequence->id] = std::move(sequence);
 }
@@ -68,21 +80,50 @@ void Router::run_unit(TimeUs now) {
     CL_ASSERT(has_work());
     Sequence& sequence = *sequences_.at(text_jobs_.front());
     text_jobs_.pop_front();
-    const Status prepared = prepare(sequence);
-    resumes_.erase(sequence.id);
+    Status prepared = prepare(sequence);
+    const auto resume = resumes_.find(sequence.id);
+    if (prepared) prepared = accept(sequence);
     if (!prepared) {
         ++counters_.rejected;
         return fail(sequence, prepared.error());
     }
-    accept(sequence);
-    const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
-    if (asks_nothing || (sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max)) {
-        wire::Done done;
-        done.finish_reason = "length";
-        return finish(sequence, std::move(done), now);
+    std::optional<wire::Done> done;
+    if (resume != resumes_.end()) {
+        Result<std::optional<wire::Done>> replayed = replay_text(sequence, resume->second);
+        if (!replayed) return fail(sequence, replayed.error());
+        done = std::move(*replayed);
+        resumes_.erase(sequence.id);
     }
+    const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
+    const bool complete = sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max;
+    if (!done && (asks_nothing || complete)) {
+        send_rest(sequence);
+        done.emplace().finish_reason = "length";
+    }
+    if (done) return finish(sequence, std::move(*done), now);
     waiting_.push_back(sequence.id);
     schedule(now);
+}
+
+// A resumed answer: its tokens are the client's already, what is held back of their text is
+// rebuilt, and a stop rule that they meet ends it here as it would have ended there.
+Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
+                                                      const wire::Progress& progress) const {
+    std::optional<wire::Done> done;
+    for (const uint32_t id : progress.token_ids) {
+        if (done)
+            return Error{ErrorCode::kInvalidRequest, "token_ids go on behind a stop rule's match"};
+        if ((done = stop_rule(sequence, id))) continue;
+        Result<std::string> text = sequence.text->push(id);
+        if (!text) return text.error();
+        sequence.ids.push_back(id);
+        StopText::Step step = sequence.stop_text.push(*text);
+        sequence.text_offset += step.text.size();
+        if (!step.match) continue;
+        done.emplace().finish_reason = "stop";
+        done->stop = *step.match;
+    }
+    return done;
 }
 
 Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& parameters) const {
@@ -130,11 +171,12 @@ Status Router::prepare(Sequence& sequence) {
     }
     if (sequence.ids.empty()) return Error{ErrorCode::kInvalidRequest, "the prompt is empty"};
     sequence.prompt_count = static_cast<uint32_t>(sequence.ids.size());
+    std::vector<uint32_t> all = sequence.ids;
     if (resume != resumes_.end()) {
-        const std::vector<uint32_t>& done = resume->second.token_ids;
-        sequence.ids.insert(sequence.ids.end(), done.begin(), done.end());
+        const std::vector<uint32_t>& tokens = resume->second.token_ids;
+        all.insert(all.end(), tokens.begin(), tokens.end());
     }
-    for (const uint32_t id : sequence.ids) {
+    for (const uint32_t id : all) {
         if (id < config_.cluster.vocab) continue;
         return Error{ErrorCode::kInvalidRequest,
                      "token id " + std::to_string(id) + " is not in the vocabulary of " +
@@ -144,7 +186,7 @@ Status Router::prepare(Sequence& sequence) {
     for (const auto& [generation, route] : cluster_.routes())
         context = std::min<uint64_t>(context, uint64_t{route.kv->block_count()} * kBlockRows);
     const uint64_t needed = uint64_t{sequence.prompt_count} + (parameters.max_tokens > 0 ? 1 : 0);
-    if (needed > context || sequence.ids.size() > context) {
+    if (needed > context || all.size() > context) {
         return Error{ErrorCode::kPromptTooLong,
                      "the prompt has " + std::to_string(sequence.prompt_count) +
                          " tokens; prompt and answer together fit " + std::to_string(context)};
@@ -153,30 +195,29 @@ Status Router::prepare(Sequence& sequence) {
         std::min<uint64_t>(parameters.max_tokens, context - sequence.prompt_count));
     sequence.text = text_.stream(true);
     sequence.stop_text = StopText(parameters.stop);
-    for (uint32_t i = sequence.prompt_count; i < sequence.ids.size(); ++i) {
-        // A resumed answer: its text so far is with the client, what is held back is rebuilt.
-        Result<std::string> text = sequence.text->push(sequence.ids[i]);
-        if (!text) return text.error();
-        sequence.text_offset += sequence.stop_text.push(*text).text.size();
-    }
     return Ok{};
 }
 
-void Router::accept(Sequence& sequence) {
+Status Router::accept(Sequence& sequence) {
     wire::Accepted accepted;
     accepted.request_id = sequence.request_id;
-    accepted.prompt_ids.assign(sequence.ids.begin(), sequence.ids.begin() + sequence.prompt_count);
+    accepted.prompt_ids = sequence.ids;
     accepted.seed = sequence.seed;
     accepted.fingerprint = fingerprint_;
     accepted.model = config_.model_name;
     if (sequence.parameters.echo) {
-        const Result<std::string> text = text_.decode(accepted.prompt_ids, false);
-        accepted.prompt_text = text ? *text : std::string();
+        Result<std::string> text = text_.decode(accepted.prompt_ids, false);
+        if (!text) return text.error();
+        if (text->size() > kPromptBytesMax)
+            return Error{ErrorCode::kInvalidRequest, "the prompt's text is too long to echo"};
+        accepted.prompt_text = std::move(*text);
     }
     send(sequence.client, accepted);
-    if (!sequence.wants_prompt_logprobs()) return;
-    send(sequence.client, wire::PromptPiece{sequence.request_id, 0, {std::nullopt}});
-    sequence.prompt_entries_sent = 1;
+    if (sequence.wants_prompt_logprobs()) {
+        send(sequence.client, wire::PromptPiece{sequence.request_id, 0, {std::nullopt}});
+        sequence.prompt_entries_sent = 1;
+    }
+    return Ok{};
 }
 
 }  // namespace chatloop

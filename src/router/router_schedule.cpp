@@ -46,21 +46,41 @@ void Router::admit(TimeUs now) {
         const Route* route = choose_route();
         if (route == nullptr) return;
         Sequence& sequence = *sequences_.at(waiting_.front());
+        const Status fits = fit_to_route(sequence, *route);
+        if (!fits) {
+            fail(sequence, fits.error());
+            continue;
+        }
         if (!admit_one(sequence, *route, now)) return;  // the oldest waits, and all behind it
         waiting_.pop_front();
     }
 }
 
+// The request was checked against the routes of its arrival; this one's pool may be smaller.
+Status Router::fit_to_route(Sequence& sequence, const Route& route) const {
+    const uint64_t pool_rows = uint64_t{route.kv->block_count()} * kBlockRows;
+    const uint64_t rows = uint64_t{sequence.prompt_count} + sequence.tokens_max;
+    if (rows <= pool_rows) return Ok{};
+    const uint64_t answer = sequence.tokens_max > 0 ? sequence.committed() + 1 : 0;
+    if (sequence.prompt_count + answer > pool_rows) {
+        return Error{ErrorCode::kPromptTooLong,
+                     "prompt and answer so far do not fit the KV cache of " +
+                         std::to_string(pool_rows) + " positions"};
+    }
+    sequence.tokens_max = static_cast<uint32_t>(pool_rows - sequence.prompt_count);
+    return Ok{};
+}
+
 // All blocks that the sequence may ever need are reserved here, so that it never runs short.
 bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     const uint64_t rows = uint64_t{sequence.prompt_count} + sequence.tokens_max;
-    const uint32_t blocks = std::min(blocks_for(rows), route.kv->block_count());
-    auto placement = place(route.kv, last_admission_ + 1, blocks);
+    auto placement = place(route.kv, last_admission_ + 1, blocks_for(rows));
     if (placement == nullptr) return false;
     ++last_admission_;
     sequence.placement = std::move(placement);
     sequence.generation = route.generation;
     sequence.rows_sent = 0;
+    sequence.last_frame = 0;
     sequence.blocks_sent = 0;
     sequence.admitted_at = now;
     by_admission_[sequence.placement->admission] = sequence.id;
@@ -76,32 +96,40 @@ void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
     }
 }
 
-// Decode rows first, at most an even share per stage so that every stage has a micro-batch; then
-// prefill rows, oldest sequence first.
+// Rows that a frame of this width may have at any hop.
+uint32_t Router::frame_rows_max() const {
+    const size_t row_bytes = size_t{config_.cluster.width} * sizeof(float);
+    const size_t rows = (kFrameBytesMax - kFrameOverheadBytes) / row_bytes;
+    return static_cast<uint32_t>(std::min<size_t>(rows, kFrameRowsMax));
+}
+
+// Decode rows first, those that have waited longest, at most an even share per stage so that every
+// stage has a micro-batch; then prefill rows, oldest sequence first.
 std::vector<Router::Planned> Router::compose(const Route& route, const Lane& lane) {
-    std::vector<Planned> plan;
+    std::vector<Sequence*> decode;
+    std::vector<Sequence*> prefill;
     uint32_t decoding = 0;
     for (const SequenceId id : lane.sequences) {
-        const Sequence& sequence = *sequences_.at(id);
+        Sequence& sequence = *sequences_.at(id);
         if (sequence.rows_left() <= 1) ++decoding;
+        if (sequence.rows_left() == 1) decode.push_back(&sequence);
+        if (sequence.rows_left() > 1) prefill.push_back(&sequence);
     }
     const uint32_t share = (decoding + route.stages() - 1) / route.stages();
-    const uint32_t decode_max = std::min(config_.max_batch_size, std::max(1u, share));
-    uint32_t decode_rows = 0;
-    uint32_t prefill_rows = config_.prefill_rows;
-    for (const SequenceId id : lane.sequences) {
-        Sequence& sequence = *sequences_.at(id);
-        if (sequence.rows_left() != 1 || decode_rows >= decode_max) continue;
-        plan.push_back({&sequence, 1});
-        ++decode_rows;
-    }
-    for (const SequenceId id : lane.sequences) {
-        Sequence& sequence = *sequences_.at(id);
-        if (sequence.rows_left() <= 1 || prefill_rows == 0) continue;
-        if (plan.size() >= kFrameItemsMax) break;
-        const uint32_t rows = std::min(sequence.rows_left(), prefill_rows);
-        plan.push_back({&sequence, rows});
-        prefill_rows -= rows;
+    uint32_t rows_free = frame_rows_max();
+    const size_t decode_rows = std::min<size_t>(
+        {decode.size(), config_.max_batch_size, std::max(1u, share), rows_free});
+    std::stable_sort(decode.begin(), decode.end(), [](const Sequence* a, const Sequence* b) {
+        return a->last_frame < b->last_frame;
+    });
+    std::vector<Planned> plan;
+    for (size_t i = 0; i < decode_rows; ++i) plan.push_back({decode[i], 1});
+    rows_free = std::min(rows_free - static_cast<uint32_t>(decode_rows), config_.prefill_rows);
+    for (Sequence* sequence : prefill) {
+        if (rows_free == 0 || plan.size() >= kFrameItemsMax) break;
+        const uint32_t rows = std::min(sequence->rows_left(), rows_free);
+        plan.push_back({sequence, rows});
+        rows_free -= rows;
     }
     return plan;
 }
@@ -110,8 +138,9 @@ bool Router::dispatch(const Route& route, Lane& lane, const std::vector<Planned>
                       TimeUs now) {
     uint32_t rows = 0;
     for (const Planned& planned : plan) rows += planned.rows;
-    // An upper bound of the frame's size at any hop.
-    const uint64_t bytes = uint64_t{rows} * config_.cluster.width * sizeof(float) + 4096;
+    // The frame's largest size at any hop.
+    const uint64_t bytes = uint64_t{rows} * config_.cluster.width * sizeof(float) +
+                           kFrameOverheadBytes;
     if (!cluster_.credit_allows(route, bytes)) return false;
 
     InFlight sent;
@@ -128,6 +157,7 @@ bool Router::dispatch(const Route& route, Lane& lane, const std::vector<Planned>
         sent.items.push_back({sequence.placement->admission, sequence.rows_sent, planned.rows,
                               items.back().outputs, sequence.placement});
         sequence.rows_sent += planned.rows;
+        sequence.last_frame = sent.number;
         sequence.blocks_sent += static_cast<uint32_t>(items.back().blocks.size());
     }
     wire::FrameHeader header;
@@ -141,6 +171,7 @@ bool Router::dispatch(const Route& route, Lane& lane, const std::vector<Planned>
     std::copy_n(reinterpret_cast<const uint8_t*>(ids.data()), ids.size() * sizeof(uint32_t),
                 frame.data() + payload_at);
     wire::seal_frame(frame);
+    CL_ASSERT(frame.size() - ids.size() * sizeof(uint32_t) <= kFrameOverheadBytes);
     cluster_.debit(route, bytes);
     lane.sent = sent.number;
     lane.in_flight.push_back(std::move(sent));

@@ -87,21 +87,19 @@ void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
     wire::ResultItem& result = results_[wanted.item];
     const wire::Sample& sample = samples_[wanted.item];
     if (result.error != wire::ItemError::kNone) return;
-    if (!kernels_.all_finite(logits.data(), static_cast<int64_t>(logits.size()))) {
-        result.error = wire::ItemError::kNonFinite;
+    const auto refuse = [&](wire::ItemError error) {  // an item is answered in full or not at all
+        result.error = error;
         result.outputs.clear();
-        return;
-    }
+    };
+    if (!kernels_.all_finite(logits.data(), static_cast<int64_t>(logits.size())))
+        return refuse(wire::ItemError::kNonFinite);
     wire::Output output;
     output.row = wanted.row;
     const bool is_target = sample.targets && (*sample.targets)[wanted.output].has_value();
     if (is_target) {
         output.kind = 2;
         output.token = *(*sample.targets)[wanted.output];
-        if (output.token >= logits.size()) {
-            result.error = wire::ItemError::kMalformed;
-            return;
-        }
+        if (output.token >= logits.size()) return refuse(wire::ItemError::kMalformed);
     } else {
         std::span<const float> candidates = logits;
         if (!sample.masked.empty()) {  // masked ids keep their raw log-probability
@@ -110,6 +108,9 @@ void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
                 if (id < masked_logits_.size())
                     masked_logits_[id] = -std::numeric_limits<float>::infinity();
             candidates = masked_logits_;
+            const bool any_left = std::any_of(candidates.begin(), candidates.end(),
+                                              [](float z) { return std::isfinite(z); });
+            if (!any_left) return refuse(wire::ItemError::kMalformed);
         }
         SamplingParams params;
         params.temperature = sample.temperature;

@@ -38,7 +38,10 @@ void StageWorker::begin(size_t share, FrameInHand& in_hand) {
     wire::DataFrame& frame = in_hand.frame;
     SlotTable& table = tables_[share];
     const bool ids = compute_->takes_ids();
-    const bool right_kind = frame.dtype == (ids ? wire::DType::kIds : wire::DType::kF32) &&
+    uint32_t rows = 0;
+    for (const wire::Item& item : frame.items) rows += item.rows;
+    const bool right_kind = frame.rows == rows &&
+                            frame.dtype == (ids ? wire::DType::kIds : wire::DType::kF32) &&
                             frame.width == (ids ? 1 : compute_->width());
 
     sequences_.clear();

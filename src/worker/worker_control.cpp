@@ -9,6 +9,7 @@ namespace chatloop {
 namespace {
 
 constexpr TimeUs kHelloIntervalUs = 500 * kMillisecondUs;
+constexpr size_t kRoutersRemembered = 64;  // restarts of one router
 
 }  // namespace
 
@@ -36,7 +37,7 @@ void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs 
                                       [&](const RouterSession& s) { return s.peer == router; });
     CL_ASSERT(session != sessions_.end());
     const Result<wire::Control> message = wire::decode_control(bytes);
-    if (!message) {
+    if (!message || session->replaced(message->sender)) {
         ++counters_.control_bad;
         return;
     }
@@ -68,6 +69,9 @@ void Worker::on_welcome(RouterSession& session, Incarnation router, const wire::
     if (welcome.worker != config_.incarnation) return;
     if (session.router == router) return;  // the answer to a repeated HELLO
     if (session.router != 0) forget_router(session, now);
+    if (session.welcomed.empty() || session.welcomed.back() != router)
+        session.welcomed.push_back(router);
+    if (session.welcomed.size() > kRoutersRemembered) session.welcomed.pop_front();
     session.router = router;
     session.welcome = welcome;
     session.heartbeat_at = now;
@@ -84,11 +88,15 @@ void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs n
         return;
     }
     if (session.routes.size() >= kGenerationsHeldMax) return;
+    for (const wire::RouteHop& hop : route.hops) {
+        const RoleState& role = hop.role == wire::kRoleStage ? stage_ : sampler_;
+        if (role.executor != nullptr) continue;
+        ++counters_.control_bad;
+        return;
+    }
     InstalledRoute installed;
     installed.installed_at = now;
     for (const wire::RouteHop& hop : route.hops) {
-        const RoleState& role = hop.role == wire::kRoleStage ? stage_ : sampler_;
-        if (role.executor == nullptr) return;
         InstalledHop entry;
         entry.hop = hop;
         if (hop.next_endpoint.empty()) {
@@ -205,7 +213,9 @@ TimeUs Worker::next_timer() const {
     if (finished_) return 0;
     TimeUs next = drain_until_;
     for (const RouterSession& session : sessions_) {
-        if (session.rejected) continue;
+        const bool says_hello = session.router == 0;
+        const bool draining = state_ == wire::WorkerState::kDraining;
+        if (session.rejected || (says_hello && draining)) continue;
         next = std::min(next, session.router == 0 ? session.hello_at : session.heartbeat_at);
     }
     return next;
@@ -233,6 +243,7 @@ void Worker::send_heartbeat(RouterSession& session, TimeUs now) {
 }
 
 void Worker::set_ready(TimeUs now) {
+    if (state_ == wire::WorkerState::kDraining) return;  // SIGTERM came while it was loading
     CL_ASSERT(state_ == wire::WorkerState::kLoading);
     state_ = wire::WorkerState::kReady;
     for (RouterSession& session : sessions_) {

@@ -89,7 +89,7 @@ bool Worker::has_work() const {
 void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
     if (role.current || role.executor == nullptr) return;
     for (size_t i = 0; i < sessions_.size(); ++i) {
-        RouterSession& session = sessions_[(next_session_ + i) % sessions_.size()];
+        RouterSession& session = sessions_[(role.next_session + i) % sessions_.size()];
         const auto frame = std::find_if(
             session.queue.begin(), session.queue.end(),
             [&](const FrameInHand& f) { return f.hop.role == role_bit; });
@@ -99,7 +99,7 @@ void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
         role.share = session.share;
         role.current->started_at = now;
         role.executor->begin(role.share, *role.current);
-        next_session_ = session.share + 1;
+        role.next_session = session.share + 1;
         return;
     }
 }
@@ -140,7 +140,8 @@ void Worker::forward(RoleState& role, TimeUs now) {
     header.budget_ms = budget_left(header.budget_ms, now - done.accepted_at);
     header.type = done.hop.role == wire::kRoleSampler ? wire::kFrameResult : wire::kFrameData;
     std::vector<wire::HopTiming> timings = done.frame.timings;
-    timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
+    if (timings.size() < kHopsMax)
+        timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
 
     Message next(role.executor->finish(header, timings));
     const uint64_t arrival = done.arrival;

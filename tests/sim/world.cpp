@@ -40,7 +40,10 @@ void World::build(uint64_t seed) {
     config.head = &head_;
     config.kernels = kernel::find_kernels("reference", kernel::cpu_features());
     config.hosted_sampler = random_.one_in(2);
-    config.share = {2 + random_.below(6), 64u << 10, 1 + random_.below(6), kBlocks};
+    config.share.frames = 2 + random_.below(6);
+    config.share.bytes = uint64_t{1 + random_.below(6)} << 20;
+    config.share.slots = 1 + random_.below(6);
+    config.share.blocks = kBlocks;
     config.blocks_per_slot = 8;
     cluster_ = std::make_unique<LocalCluster>(config, text_, [](char, const std::string&,
                                                                 const std::string&) {});

@@ -11,6 +11,7 @@ namespace chatloop {
 inline constexpr uint32_t kFrameItemsMax = 256;         // sequences in one micro-batch
 inline constexpr uint32_t kFrameRowsMax = 512;          // residual rows in one frame
 inline constexpr size_t kFrameBytesMax = 16u << 20;     // ZMQ_MAXMSGSIZE of data sockets
+inline constexpr size_t kFrameOverheadBytes = 1u << 20;  // header, items, samples of one frame
 inline constexpr size_t kHopsMax = 64;                  // stages + sampler on one route
 inline constexpr uint32_t kWidthMax = 65536;            // floats per residual row
 inline constexpr size_t kSampleBytesMax = 1u << 20;     // one opaque sample element
@@ -21,6 +22,7 @@ inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
 inline constexpr size_t kShareBytesMax = 64u << 20;
 inline constexpr uint32_t kSlotsMax = 4096;
+inline constexpr uint32_t kBlocksMax = 1u << 22;        // KV blocks of a share
 inline constexpr uint32_t kSequenceBlocksMax = 4096;    // x 64 positions: the longest context
 inline constexpr uint32_t kGenerationsHeldMax = 64;     // installed generations a worker remembers
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -89,6 +90,7 @@ public:
     void on_link(LinkId link, bool up, TimeUs now);
     void on_tick(TimeUs now);
     TimeUs next_timer() const;
+    void rearm(TimeUs now);  // nobody has been silent until now
 
     // A fault that another part of the router saw: fences the route and reports it down.
     void fault(Generation generation, const std::string& why, TimeUs now);
@@ -114,12 +116,13 @@ private:
                   TimeUs now);
     std::string mismatch(const wire::Hello& hello) const;
     void on_ready(WorkerPeer& worker, Generation generation, TimeUs now);
-    void on_fenced(WorkerPeer& worker, Generation through);
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
+    void on_fenced(WorkerPeer& worker, Generation through, TimeUs now);
     void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
     void maybe_up(Route& route, TimeUs now);
     void form_route(TimeUs now);
-    std::vector<Incarnation> find_chain(TimeUs now) const;
+    std::vector<Incarnation> find_chain(
+        const std::function<bool(const WorkerPeer&)>& allowed) const;
     void install(const std::vector<Incarnation>& hops, TimeUs now);
     void send_route(WorkerPeer& worker, const Route& route);
     void take_down(Generation generation);
@@ -131,7 +134,7 @@ private:
     Outbox& outbox_;
     Events& events_;
     std::map<Incarnation, WorkerPeer> workers_;
-    std::set<Incarnation> replaced_;  // never accepted again
+    std::deque<Incarnation> replaced_;  // never accepted again, the oldest first
     std::map<Generation, Route> routes_;
     Generation last_generation_ = 0;
     LinkId next_link_ = 1;

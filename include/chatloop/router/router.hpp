@@ -116,20 +116,26 @@ private:
     };
 
     // Ingress.
-    void on_submit(const std::string& client, wire::Parameters parameters, std::string request_id,
-                   std::optional<wire::Progress> progress, TimeUs now);
+    Status admissible(const std::string& client, const wire::Parameters& parameters,
+                      const std::optional<wire::Resume>& resume) const;
+    void on_submit(const std::string& client, const std::string& request_id,
+                   wire::Parameters parameters, std::optional<wire::Resume> resume, TimeUs now);
+    Result<std::optional<wire::Done>> replay_text(Sequence& sequence,
+                                                  const wire::Progress& progress) const;
     Result<std::vector<uint32_t>> encode_prompt(const wire::Parameters& parameters) const;
     Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
-    void accept(Sequence& sequence);
+    Status accept(Sequence& sequence);
     uint64_t draw_seed();
 
     // Schedule.
     void schedule(TimeUs now);
     void admit(TimeUs now);
     const Route* choose_route() const;
+    Status fit_to_route(Sequence& sequence, const Route& route) const;
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
     void fill_route(const Route& route, Lane& lane, TimeUs now);
+    uint32_t frame_rows_max() const;
     std::vector<Planned> compose(const Route& route, const Lane& lane);
     bool dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan, TimeUs now);
     wire::Item make_item(Sequence& sequence, uint32_t rows) const;
@@ -153,6 +159,7 @@ private:
     void send(const std::string& client, const wire::RouterBody& body);
     void reply_error(const std::string& client, std::optional<std::string> request_id,
                      const Error& error);
+    Sequence* find_request(const std::string& client, const std::string& request_id);
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
     void send_status(const std::string& client);
 
@@ -179,6 +186,7 @@ private:
     SequenceId last_sequence_ = 0;
     Admission last_admission_ = 0;
 
+    TimeUs ticked_at_ = 0;
     bool draining_ = false;
     TimeUs drain_until_ = kNever;
     bool finished_ = false;

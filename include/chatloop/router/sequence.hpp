@@ -23,6 +23,7 @@ struct Sequence {
     std::string client;  // routing id on the front
     std::string request_id;
     wire::Parameters parameters;
+    uint32_t attempt = 0;            // of the RESUME that began it here
     uint64_t seed = 0;
     uint32_t tokens_max = 0;         // max_tokens, cut to context and pool
     std::vector<uint32_t> ids;       // prompt, then committed tokens
@@ -31,6 +32,7 @@ struct Sequence {
     Generation generation = 0;       // of the route it runs on; 0 while it waits
     std::shared_ptr<Placement> placement;
     uint32_t rows_sent = 0;          // rows in frames so far: the next position
+    FrameNumber last_frame = 0;      // that had rows of it
     uint32_t blocks_sent = 0;        // entries of placement->blocks named to the workers
 
     std::unique_ptr<TextStream> text;

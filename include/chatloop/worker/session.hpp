@@ -1,6 +1,7 @@
 // One router as a worker sees it: membership, installed routes, fences and the frames it has sent.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -41,6 +42,9 @@ struct RouterSession {
     size_t share = 0;          // index of this router's share
     std::string peer;          // its control endpoint
     Incarnation router = 0;    // 0 until WELCOME
+    // Router processes that welcomed us, the latest last: the others were replaced and are never
+    // accepted again.
+    std::deque<Incarnation> welcomed;
     bool rejected = false;
     wire::Welcome welcome;
     Generation fenced_through = 0;
@@ -51,6 +55,11 @@ struct RouterSession {
     TimeUs heard_at = 0;
     TimeUs hello_at = 0;             // next HELLO is due
     TimeUs heartbeat_at = kNever;    // next heartbeat is due
+
+    bool replaced(Incarnation incarnation) const {
+        return std::find(welcomed.begin(), welcomed.end(), incarnation) != welcomed.end() &&
+               welcomed.back() != incarnation;
+    }
 };
 
 }  // namespace chatloop

@@ -74,6 +74,7 @@ private:
         std::optional<FrameInHand> current;
         size_t share = 0;
         bool unit_finished_frame = false;
+        size_t next_session = 0;  // whose frame is started next
     };
 
     void on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
@@ -102,7 +103,6 @@ private:
     RoleState* running_ = nullptr;  // between run_unit and unit_done
     TimeUs unit_started_at_ = 0;
     std::deque<RouterSession> sessions_;  // one per router; never grows after construction
-    size_t next_session_ = 0;       // whose frame is started next
     LinkId next_link_ = 1;
     uint64_t next_arrival_ = 1;
     wire::WorkerState state_ = wire::WorkerState::kLoading;
