@@ -96,8 +96,8 @@ void log_line(char level, const std::string& message, const std::string& request
                 spdlog::string_view_t(payload.data(), payload.size()));
 }
 
-Result<const kernel::Kernels*> choose_kernels(const std::string& name) {
-    const kernel::CpuFeatures features = kernel::cpu_features();
+Result<const kernel::Kernels*> choose_kernels(const std::string& name,
+                                              const kernel::CpuFeatures& features) {
     if (!features.avx2 || !features.fma || !features.f16c) {
         return Error{ErrorCode::kUnsupported,
                      "this CPU lacks AVX2, FMA or F16C, which ChatLoop needs; use a machine with "

@@ -44,7 +44,8 @@ void start_log(const std::string& actor, const std::string& level);
 void log_line(char level, const std::string& message, const std::string& request_id = {});
 
 // The CPU has what the kernels need, and computes what they must (self-test); kUnsupported if not.
-Result<const kernel::Kernels*> choose_kernels(const std::string& name);
+Result<const kernel::Kernels*> choose_kernels(
+    const std::string& name, const kernel::CpuFeatures& features = kernel::cpu_features());
 
 uint64_t random_u64();  // from the system
 

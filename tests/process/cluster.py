@@ -197,7 +197,7 @@ class Cluster:
 
     def _start_router(self) -> None:
         file = self._folder / "endpoints.json"
-        ports = [word for socket in ("ctrl", "front", "result") for word in (f"--{socket}", ANY_PORT)]
+        ports = [word for name in ("ctrl", "front", "result") for word in (f"--{name}", ANY_PORT)]
         router = self.start("router", "chatloop-router", "--endpoints-file", file, *ports,
                             *self._router)
         wait_until(lambda: file.exists() or router.exit_code is not None, READY_TIMEOUT_S,

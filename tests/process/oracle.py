@@ -288,5 +288,7 @@ def logprobs_bound(path: str, ids: list[int], columns: np.ndarray | None = None)
 
 def nll(path: str, ids: list[int]) -> np.ndarray:
     """Natural-log NLL of ids[i + 1] given ids[0..i]."""
-    found = logprobs(path, ids)[:-1]
-    return -found[np.arange(len(found)), np.asarray(ids[1:])]
+    z, targets = logits(path, ids)[:-1], np.asarray(ids[1:])[:, None]
+    slices = (slice(i, i + 64) for i in range(0, len(z), 64))  # a vocabulary is wide
+    found = [np.take_along_axis(log_softmax(z[rows]), targets[rows], axis=1) for rows in slices]
+    return -np.concatenate(found)[:, 0]

@@ -269,7 +269,7 @@ def test_port_of_a_worker_in_use(model, refusal, busy_endpoint):
 
 
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-user is not installed")
-@pytest.mark.parametrize("cpu", ["Nehalem", "SandyBridge"])  # without and with AVX, no AVX2
+@pytest.mark.parametrize("cpu", ["Nehalem", "max,-avx2", "max,-fma", "max,-f16c"])
 def test_cpu_without_avx2(model, refusal, cpu):
     under = ["qemu-x86_64", "-cpu", cpu]
     assert "AVX2" in refusal("chatloop-stage", *stage_options(model), under=under)

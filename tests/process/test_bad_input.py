@@ -172,7 +172,8 @@ PROMISES = [b"\xdf\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff\x01"]
 NO_MESSAGES = [
     b"", b"\xc1", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 64, DEEP, *PROMISES, SUBMIT + b"\x00",
     *(msgpack.packb(value) for value in (
-        None, 5, "text", [], {}, [1], [2, protocol.SUBMIT, "id", GOOD], [1, 99], [1, "1", "id", GOOD],
+        None, 5, "text", [], {}, [1], [1, 99], [1, "1", "id", GOOD],
+        [2, protocol.SUBMIT, "id", GOOD],
         [1, protocol.ACCEPTED, "id", {}], [1, protocol.SUBMIT], [1, protocol.SUBMIT, "id"],
         [1, protocol.SUBMIT, "id", GOOD, 0], [1, protocol.SUBMIT, 5, GOOD],
         [1, protocol.SUBMIT, "i" * 129, GOOD], [1, protocol.CANCEL], [1, protocol.CANCEL, 7],

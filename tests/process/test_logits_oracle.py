@@ -13,14 +13,14 @@ import numpy as np
 import oracle
 import pytest
 import tiny_gguf
+from chatloop import Client
 from cluster import Cluster
 from models import split_tiny
-from chatloop import Client
 
 VOCABULARY = len(tiny_gguf.TOKENS)
 # 80 positions of the ten tokens: more than one KV block, more than one frame.
 TINY_IDS = np.random.default_rng(5).integers(2, VOCABULARY, 80).tolist()
-SMOLLM2_IDS = 32
+SMOLLM2_IDS = 64
 TOP = 32  # the most that the protocol gives
 
 

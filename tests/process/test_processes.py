@@ -18,8 +18,8 @@ from raw_socket import RawSocket
 
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 CLIENTS = 8
-PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of France is", "1, 2, 3,",
-           "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
+PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of France is",
+           "1, 2, 3,", "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
 LONG_TINY = {"token_ids": [2, 3, 4], "ignore_eos": True, "max_tokens": 8000}  # seconds
 SHORT_TINY = {"token_ids": [5, 6, 7], "ignore_eos": True, "max_tokens": 8, "logprobs": 2, "seed": 1}
 
@@ -62,6 +62,20 @@ def test_three_threads_in_each_process_while_it_serves(smollm2_cluster, requests
         assert names == sorted([own, "ZMQbg/IO/0", "ZMQbg/Reaper"]), name
 
 
+def test_one_thread_in_cpud(build, tiny_model, tmp_path):
+    (tmp_path / "requests").write_text(json.dumps({**LONG_TINY, "echo": True}))
+    command = [build / "actors" / "chatloop-cpud", "--model", tiny_model,
+               "--requests", tmp_path / "requests"]
+    cpud = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE)
+    try:
+        assert cpud.stdout.read(1)  # it is amid the answer
+        assert thread_names(cpud.pid) == ["chatloop-cpud"]
+        assert cpud.poll() is None
+    finally:
+        cpud.kill()
+        cpud.communicate()
+
+
 # ---- clients ----
 
 
@@ -102,6 +116,7 @@ def test_closing_a_stream_frees_its_place(build, tiny_model, tmp_path):
             pass
         assert of_generation(waiting.result) == expected
         assert other.status()["running"] == 0
+        client.ping()  # takes what has come before, the end of the closed stream
         with pytest.raises(ChatLoopError) as caught:  # the router has forgotten it
             client.cancel(long.request_id)
         assert caught.value.code == "invalid_request"

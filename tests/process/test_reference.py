@@ -13,8 +13,9 @@ from chatloop import ChatLoopError
 MARGIN_MIN = 0.3
 SURE_STEPS = 372  # of the 433 greedy steps, those with at least that margin
 
-# Rounding moves the NLL of one token by 0.10 rms (measured, see oracle.py), the mean of n by
-# 0.10 / sqrt(n); llama.cpp rounds otherwise than docs/numerics.md, both are as good.
+# Two correct engines round differently, and where a value lies near the middle between two int8
+# steps that is a whole step: it moves the NLL of one token by 0.09 to 0.11 rms (measured between
+# runs of the f64 oracle with rounding-sized errors, this engine and llama.cpp, each with each).
 NLL_NOISE_RMS = 0.10
 STANDARD_ERRORS_MAX = 4
 NLL_GOAL = 0.002  # relative
@@ -22,8 +23,9 @@ NLL_GOAL = 0.002  # relative
 
 def chat_messages(row: dict) -> list[dict]:
     """The user's message in a rendered SmolLM2 prompt; the system's is the template's default."""
-    content = row["prompt"].split("<|im_start|>user\n")[1]
-    return [{"role": "user", "content": content.removesuffix("<|im_end|>\n<|im_start|>assistant\n")}]
+    rest = row["prompt"].split("<|im_start|>user\n")[1]
+    content = rest.removesuffix("<|im_end|>\n<|im_start|>assistant\n")
+    return [{"role": "user", "content": content}]
 
 
 def is_chat(row: dict) -> bool:
@@ -98,7 +100,8 @@ def test_top_1_on_the_reference_s_own_ids(smollm2_cluster, reference):
         ids = row["prompt_ids"] + row["greedy_ids"]
         entries = client.generate(token_ids=ids, prompt_logprobs=1, max_tokens=0).prompt_logprobs
         assert len(entries) == len(ids)
-        steps = zip(entries[len(row["prompt_ids"]):], row["greedy_ids"], row["margins"], strict=True)
+        answer = entries[len(row["prompt_ids"]):]
+        steps = zip(answer, row["greedy_ids"], row["margins"], strict=True)
         for step, (entry, expected, margin) in enumerate(steps):
             assert entry.token_id == expected
             if margin >= MARGIN_MIN:
@@ -113,31 +116,22 @@ def log_likelihoods(client, ids: list[int]) -> np.ndarray:
     return np.array([entry.logprob for entry in entries[1:]])
 
 
-def test_mean_nll(smollm2_cluster, reference, record_property):
-    expected = reference["perplexity"]
-    found = -log_likelihoods(smollm2_cluster.client(), expected["ids"])
-    mean, mean_expected = float(found.mean()), expected["mean_nll"]
-    error = mean / mean_expected - 1
-    print(f"mean NLL {mean:.6f}, llama.cpp {mean_expected:.6f}: {100 * error:+.3f} %")
-    record_property("mean_nll", mean)
+def test_mean_nll(smollm2_cluster, reference, gguf, record_property):
+    """Within NLL_GOAL of llama.cpp, or else nearer than llama.cpp to the f64 forward pass with the
+    same quantization points. In any case as near to that as rounding allows."""
+    ids, llama_cpp = reference["perplexity"]["ids"], reference["perplexity"]["mean_nll"]
+    found = -log_likelihoods(smollm2_cluster.client(), ids)
+    exact = oracle.nll(str(gguf), ids)
+    error = float(found.mean()) / llama_cpp - 1
+    print(f"mean NLL {found.mean():.6f} ({100 * error:+.3f} %), llama.cpp {llama_cpp:.6f}, "
+          f"f64 oracle {exact.mean():.6f} ({100 * (exact.mean() / llama_cpp - 1):+.3f} %)")
+    record_property("mean_nll", float(found.mean()))
     record_property("mean_nll_relative_error", error)
-    differences = found - np.array(expected["nll"])
-    tolerance = STANDARD_ERRORS_MAX * NLL_NOISE_RMS / math.sqrt(len(found))
-    assert abs(differences.mean()) < tolerance
-    # Token by token the two agree as far as rounding lets them.
-    assert math.sqrt(np.mean(differences * differences)) < 2 * NLL_NOISE_RMS
+    record_property("oracle_mean_nll", float(exact.mean()))
 
-
-@pytest.mark.long
-def test_mean_nll_lies_nearer_to_the_oracle(smollm2_cluster, reference, gguf, record_property):
-    """Where NLL_GOAL is missed: the f64 forward pass with the same quantization points says whose
-    figure is right, this engine's or llama.cpp's."""
-    ids = reference["perplexity"]["ids"]
-    found = -float(log_likelihoods(smollm2_cluster.client(), ids).mean())
-    exact = float(oracle.nll(str(gguf), ids).mean())
-    llama_cpp = reference["perplexity"]["mean_nll"]
-    print(f"mean NLL {found:.6f}, f64 oracle {exact:.6f}, llama.cpp {llama_cpp:.6f}")
-    record_property("oracle_mean_nll", exact)
-    if abs(found / llama_cpp - 1) >= NLL_GOAL:
-        assert abs(found - exact) < abs(llama_cpp - exact)
-    assert abs(found - exact) < STANDARD_ERRORS_MAX * NLL_NOISE_RMS / math.sqrt(len(ids) - 1)
+    distance = abs(found.mean() - exact.mean())
+    assert abs(error) < NLL_GOAL or distance < abs(llama_cpp - exact.mean())
+    assert distance < STANDARD_ERRORS_MAX * NLL_NOISE_RMS / math.sqrt(len(found))
+    for other in (exact, np.array(reference["perplexity"]["nll"])):
+        differences = found - other
+        assert math.sqrt(np.mean(differences * differences)) < 1.5 * NLL_NOISE_RMS
