@@ -198,7 +198,7 @@ Route read_route(Fields& f) {
         hop.hop = entry.next("hop number").u8(0, kHopMax);
         hop.role = entry.next("hop role").u8(kRoleStage, kRoleSampler);
         hop.next_endpoint = entry.next("hop next endpoint").str(kNameBytesMax);
-        hop.next = entry.next("hop next incarnation").u64();
+        hop.next = entry.next("hop next incarnation").u64(1);
         hop.outputs_only = entry.next("hop outputs_only").boolean();
         m.hops.push_back(std::move(hop));
     }

@@ -182,6 +182,8 @@ TEST_CASE("a restart under the same name replaces the old process for ever") {
     REQUIRE(h.form() == 2);
     CHECK(h.cluster->find_route(2)->hops == std::vector<Incarnation>{11, 20, 30});
     CHECK(h.routes_to(20).back().fences_through == 1);
+    h.tick(200 * kMillisecondUs);  // and the heartbeat repeats what ROUTE said
+    CHECK(h.outbox.controls<wire::RouterHeartbeat>(peer_of(11)).back().fence_through == 1);
     h.bring_up(2);
     CHECK(h.up == std::vector<Generation>{1, 2});
 }

@@ -26,7 +26,7 @@ std::vector<Control> control_examples() {
     beat.routes.push_back({8, 2, 1, 0, false, true});
 
     Route route{9, 7, 128, 4096, {}};
-    route.hops.push_back({0, kRoleStage, "", 0, false});
+    route.hops.push_back({0, kRoleStage, "", 54, false});
     route.hops.push_back({1, kRoleSampler, "ipc:///tmp/x", 55, true});
 
     const std::vector<ControlBody> bodies = {

@@ -76,6 +76,14 @@ TEST_CASE("a route that asks for a role that this process has not is not install
     CHECK(h.outbox.open.empty());  // no link is left behind
 }
 
+TEST_CASE("a ROUTE whose next hop is nobody is malformed") {
+    WorkerHarness h;
+    h.join();
+    h.hear(kRouterA, wire::Route{1, 0, 4, 4, {{0, wire::kRoleStage, "next", 0, false}}});
+    CHECK(h.counters().control_bad == 1);
+    CHECK(h.outbox.ever_opened.empty());
+}
+
 TEST_CASE("generations are held up to a bound") {
     WorkerHarness h;
     h.join();
