@@ -22,22 +22,18 @@ float read_share(Value value) {
 std::vector<Message> read_messages(Value value, Problem& problem) {
     Fields list = value.list(1, kMessagesMax);
     std::vector<Message> messages;
-    size_t bytes = 0;
     for (size_t i = 0; i < list.count() && !problem.found(); ++i) {
         Entries entries = list.next().entries(2);
         Message message;
         message.role = entries.take("role").str(kNameBytesMax);
-        message.content = entries.take("content").str(kPromptBytesMax);
+        message.content = entries.take("content").str(kFrontBytesMax);
         entries.finish();
-        bytes += message.role.size() + message.content.size();
         messages.push_back(std::move(message));
-    }
-    if (bytes > kPromptBytesMax) {
-        value.fail("are longer than " + std::to_string(kPromptBytesMax) + " bytes");
     }
     return messages;
 }
 
+// A text's length is bounded by the message's; what is too long for the model is the router's to say.
 void read_prompt(Entries& entries, Parameters& parameters, Problem& problem) {
     const std::optional<Value> prompt = entries.find("prompt");
     const std::optional<Value> messages = entries.find("messages");
@@ -45,7 +41,7 @@ void read_prompt(Entries& entries, Parameters& parameters, Problem& problem) {
     if (prompt.has_value() + messages.has_value() + token_ids.has_value() != 1) {
         problem.fail("parameters", "must have exactly one of prompt, messages and token_ids");
     }
-    if (prompt) parameters.prompt = prompt->str(kPromptBytesMax);
+    if (prompt) parameters.prompt = prompt->str(kFrontBytesMax);
     if (messages) parameters.prompt = read_messages(*messages, problem);
     if (token_ids) parameters.prompt = token_ids->numbers(kPromptIdsMax);
 }

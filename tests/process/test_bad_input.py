@@ -93,7 +93,7 @@ BAD_PARAMETERS: list[tuple[Any, str, str]] = [
     ({"token_ids": [2] * (models.TINY_CONTEXT + 1)}, TOO_LONG, str(models.TINY_CONTEXT)),
     ({"token_ids": [2] * models.TINY_CONTEXT}, TOO_LONG, str(models.TINY_CONTEXT)),
     ({"prompt": "ab" * models.TINY_CONTEXT + "a"}, TOO_LONG, str(models.TINY_CONTEXT)),
-    ({"prompt": "a" * ((1 << 20) + 1)}, INVALID, "prompt"),
+    ({"prompt": "a" * ((1 << 20) + 1)}, TOO_LONG, "bytes"),
     ({**GOOD, "model": "other"}, "unknown_model", "other"),
     ({**GOOD, "model": 5}, INVALID, "model"),
     ({**GOOD, "max_tokens": -1}, INVALID, "max_tokens"),
