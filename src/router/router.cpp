@@ -130,8 +130,8 @@ void Router::on_tick(TimeUs now) {
         while (!cluster_.routes().empty())
             cluster_.retire(cluster_.routes().begin()->first, now);
     }
-    // A connection that is closed with unread bytes is reset, which takes along what was sent last: a
-    // FENCE that a draining worker waits for. So its acknowledgement is heard first.
+    // A connection that is closed with unread bytes is reset, which takes along what was sent last:
+    // a FENCE that a draining worker waits for. So its acknowledgement is heard first.
     const bool settled = sequences_.empty() && cluster_.routes().empty();
     finished_ = finished_ || (settled && (cluster_.all_fenced() || now >= drain_until_));
 }

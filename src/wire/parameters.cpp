@@ -33,7 +33,8 @@ std::vector<Message> read_messages(Value value, Problem& problem) {
     return messages;
 }
 
-// A text's length is bounded by the message's; what is too long for the model is the router's to say.
+// A text's length is bounded by the message's; what is too long for the model is the router's to
+// say.
 void read_prompt(Entries& entries, Parameters& parameters, Problem& problem) {
     const std::optional<Value> prompt = entries.find("prompt");
     const std::optional<Value> messages = entries.find("messages");

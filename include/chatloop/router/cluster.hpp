@@ -107,7 +107,8 @@ public:
     void credit(const Route& route, uint64_t bytes);
 
     void stop_forming() { forming_ = false; }
-    // Every worker that is still there has acknowledged its last FENCE: nobody waits for this router.
+    // Every worker that is still there has acknowledged its last FENCE: nobody waits for this
+    // router.
     bool all_fenced() const;
     uint64_t control_bad() const { return control_bad_; }
 

@@ -161,7 +161,8 @@ namespace {
 constexpr uint32_t kModelBlocks = 3;
 constexpr uint32_t kModelTable = 2;
 
-// One slot as a list of rows: each position has a place (block, offset), each place was written or not.
+// One slot as a list of rows: each position has a place (block, offset), each place was written or
+// not.
 struct Model {
     Generation generation = 0;
     uint32_t rows = 0;

@@ -1,4 +1,5 @@
-// StageWorker over the hash model: what is refused is flagged and zeroed, everything else is untouched.
+// StageWorker over the hash model: what is refused is flagged and zeroed, everything else is
+// untouched.
 #include <doctest/doctest.h>
 
 #include "chatloop/stage/stage_worker.hpp"

@@ -1,4 +1,5 @@
-// Frames as an executor gets them: encoded, decoded again, with the bytes that the payload points into.
+// Frames as an executor gets them: encoded, decoded again, with the bytes that the payload points
+// into.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -28,7 +29,8 @@ inline FrameInHand frame_in_hand(const std::vector<wire::Item>& items, wire::DTy
     FrameInHand in_hand;
     in_hand.bytes = Message(std::move(bytes));
     auto decoded = wire::decode_frame(header, in_hand.bytes.bytes());
-    REQUIRE(std::holds_alternative<wire::DataFrame>(decoded));  // what decode refuses never gets here
+    // What decode refuses never gets here.
+    REQUIRE(std::holds_alternative<wire::DataFrame>(decoded));
     in_hand.frame = std::get<wire::DataFrame>(std::move(decoded));
     return in_hand;
 }

@@ -1,4 +1,5 @@
-// A Worker between a fake outbox and fake executors, with the router's side of the talk in one line each.
+// A Worker between a fake outbox and fake executors, with the router's side of the talk in one line
+// each.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -50,7 +51,8 @@ public:
             return wire::encode_result(result);
         }
         size_t at = 0;
-        wire::Bytes bytes = wire::encode_frame(header, timings, frame.items, frame.dtype, frame.rows,
+        wire::Bytes bytes = wire::encode_frame(header, timings, frame.items, frame.dtype,
+                                               frame.rows,
                                                frame.width, &at);
         std::memcpy(bytes.data() + at, frame.payload.data(), frame.payload.size());
         wire::seal_frame(bytes);
@@ -95,7 +97,8 @@ inline wire::Bytes make_frame(const FrameSpec& spec) {
     item.flags = wire::kItemFirst;
     item.blocks = {0};
     size_t at = 0;
-    wire::Bytes bytes = wire::encode_frame(header, {}, std::span(&item, 1), wire::DType::kF32, 1, 1, &at);
+    wire::Bytes bytes =
+        wire::encode_frame(header, {}, std::span(&item, 1), wire::DType::kF32, 1, 1, &at);
     wire::seal_frame(bytes);
     return bytes;
 }
