@@ -232,7 +232,8 @@ TEST_CASE("faults fence the route once and a new one is formed") {
             CHECK(fences.back().through == 1);
         }
         h.tick(5 * kSecondUs - 1);  // an unreachable peer is avoided for a while
-        for (const Incarnation worker : {10, 20, 30}) h.beat(worker, {}, wire::WorkerState::kReady, 1);
+        for (const Incarnation worker : {10, 20, 30})
+            h.beat(worker, {}, wire::WorkerState::kReady, 1);
         REQUIRE(h.form() == 2);
         h.bring_up(2);
         CHECK(h.up.back() == 2);

@@ -15,8 +15,8 @@ using Codes = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("frames never exceed the worker's credit, in frames and in bytes") {
-    for (const wire::Share& share : {wire::Share{1, 16u << 20, 4, 16}, wire::Share{2, 16u << 20, 4, 16},
-                                     wire::Share{8, 1, 4, 16}}) {
+    for (const wire::Share& share : {wire::Share{1, 16u << 20, 4, 16},
+                                     wire::Share{2, 16u << 20, 4, 16}, wire::Share{8, 1, 4, 16}}) {
         CAPTURE(share.frames);
         UpRouter h(share);
         for (const char* id : {"a", "b", "c", "d", "e", "f"}) h.submit(id, 90, 3);
@@ -167,7 +167,9 @@ wire::Resume resume_after(uint32_t prompt_count, uint32_t max_tokens, uint32_t k
     return resume;
 }
 
-std::string character(uint32_t token) { return std::string(size_t{1}, static_cast<char>(32 + token)); }
+std::string character(uint32_t token) {
+    return std::string(size_t{1}, static_cast<char>(32 + token));
+}
 
 }  // namespace
 
@@ -221,7 +223,8 @@ TEST_CASE("RESUME applies the stop rules to the tokens it brings before anything
     CHECK(h.heard<wire::Done>()[0].completion_tokens == 2);
 }
 
-TEST_CASE("a RESUME of a higher attempt takes the place of the one that runs, a lower one does not") {
+TEST_CASE(
+    "a RESUME of a higher attempt takes the place of the one that runs, a lower one does not") {
     UpRouter h;
     h.say(resume_after(3, 5, 1));
     h.say(resume_after(3, 5, 1));  // the same attempt once more

@@ -24,7 +24,8 @@ TEST_CASE("RESULTs commit the tokens of a request, one end") {
     UpRouter h;
     h.submit("r", 3, 4);
     h.answer_all();
-    CHECK(h.tokens("r") == std::vector<uint32_t>{token_at(2), token_at(3), token_at(4), token_at(5)});
+    CHECK(h.tokens("r") ==
+          std::vector<uint32_t>{token_at(2), token_at(3), token_at(4), token_at(5)});
     REQUIRE(h.heard<wire::Done>().size() == 1);
     CHECK(h.heard<wire::Done>()[0].finish_reason == "length");
     CHECK(h.heard<wire::Done>()[0].completion_tokens == 4);
@@ -34,7 +35,8 @@ TEST_CASE("RESULTs commit the tokens of a request, one end") {
     check_ended(h, 1);
 }
 
-TEST_CASE("a stale RESULT is dropped: duplicate, fenced generation, another router or destination") {
+TEST_CASE(
+    "a stale RESULT is dropped: duplicate, fenced generation, another router or destination") {
     UpRouter h;
     h.submit("r", 3, 40);
     const wire::ResultFrame first = h.result_of(0);
@@ -221,7 +223,9 @@ TEST_CASE("no random damage to a RESULT's content crashes the router or loses a 
                 switch (below(7)) {
                     case 0: item.error = wire::ItemError{static_cast<uint8_t>(below(4))}; break;
                     case 1: item.outputs.resize(below(4)); break;
-                    case 2: for (auto& o : item.outputs) o.kind = static_cast<uint8_t>(1 + below(2)); break;
+                    case 2:
+                        for (auto& o : item.outputs) o.kind = static_cast<uint8_t>(1 + below(2));
+                        break;
                     case 3: for (auto& o : item.outputs) o.token = below(100); break;
                     case 4: for (auto& o : item.outputs) o.row = below(200); break;
                     case 5: for (auto& o : item.outputs) o.top.resize(below(32)); break;

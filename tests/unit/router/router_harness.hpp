@@ -153,7 +153,9 @@ public:
     uint32_t free_blocks() const {
         return router->cluster().routes().begin()->second.kv->free_blocks();
     }
-    uint32_t free_slots() const { return router->cluster().routes().begin()->second.kv->free_slots(); }
+    uint32_t free_slots() const {
+        return router->cluster().routes().begin()->second.kv->free_slots();
+    }
 
     RouterConfig config;
     FakeOutbox outbox;

@@ -97,13 +97,15 @@ TEST_CASE("text stays whole UTF-8 around stop strings") {
 
 TEST_CASE("no cut into pieces changes what comes out when one stop string is given") {
     const std::string text = "aabaabcaabaabaabcaa";
-    for (const std::string& stop : {std::string("aabc"), std::string("abaabaabc"), std::string("zz")}) {
+    for (const std::string& stop :
+         {std::string("aabc"), std::string("abaabaabc"), std::string("zz")}) {
         CAPTURE(stop);
         const Run whole = run({stop}, {text});
         for (size_t first = 0; first <= text.size(); ++first) {
             for (size_t second = first; second <= text.size(); ++second) {
-                const Run cut = run({stop}, {text.substr(0, first),
-                                             text.substr(first, second - first), text.substr(second)});
+                const Run cut =
+                    run({stop}, {text.substr(0, first), text.substr(first, second - first),
+                                 text.substr(second)});
                 CHECK(cut == whole);
             }
         }

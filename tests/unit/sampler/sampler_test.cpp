@@ -57,7 +57,9 @@ private:
     int units_left_ = 0;
 };
 
-const kernel::Kernels& table() { return *kernel::find_kernels("reference", kernel::cpu_features()); }
+const kernel::Kernels& table() {
+    return *kernel::find_kernels("reference", kernel::cpu_features());
+}
 
 struct Fixture {
     Fixture() : sampler(table()) { sampler.set_compute(head); }
@@ -102,8 +104,8 @@ TEST_CASE("a frame without outputs, or without items, has its RESULT too") {
 
 TEST_CASE("each item is answered in its place, with its row within the item") {
     Fixture f;
-    const auto result =
-        f.run({item_of(0, 3, {2}), item_of(1, 4), item_of(2, 1, {0}), item_of(3, 1, {0})}, {0, 1, 2});
+    const auto result = f.run(
+        {item_of(0, 3, {2}), item_of(1, 4), item_of(2, 1, {0}), item_of(3, 1, {0})}, {0, 1, 2});
     REQUIRE(result.items.size() == 4);
     CHECK(result.items[0].outputs == std::vector<wire::Output>{{2, 1, 5, 0.0f, {}}});
     CHECK(result.items[1].outputs.empty());
@@ -272,6 +274,7 @@ TEST_CASE("after abandon, at any unit, the next frame starts clean") {
         CHECK_FALSE(f.head.busy);
         const auto result = f.run({item_of(7, 1, {0})}, {1});
         REQUIRE(result.items.size() == 1);
-        CHECK(result.items[0] == wire::ResultItem{7, 107, wire::ItemError::kNone, {{0, 1, 0, 0.0f, {}}}});
+        CHECK(result.items[0] ==
+              wire::ResultItem{7, 107, wire::ItemError::kNone, {{0, 1, 0, 0.0f, {}}}});
     }
 }

@@ -90,7 +90,8 @@ TEST_CASE("only the first item of a slot in a generation may truncate") {
     SlotTable table(1, 8, 4);
     REQUIRE(accepts(table, 1, {.rows = 150, .blocks = {0, 1, 2}, .first = true}));
     CHECK_FALSE(accepts(table, 1, {.position = 100, .rows = 1, .table_index = 2}));
-    CHECK_FALSE(accepts(table, 2, {.position = 151, .rows = 1, .table_index = 3}));   // more than held
+    CHECK_FALSE(
+        accepts(table, 2, {.position = 151, .rows = 1, .table_index = 3}));  // more than held
     CHECK_FALSE(accepts(table, 2, {.position = 150, .rows = 1, .table_index = 4}));
     CHECK_FALSE(accepts(table, 2, {.position = 100, .rows = 1, .table_index = 1,
                                    .blocks = {5}}));  // through a block that holds kept rows
@@ -122,7 +123,8 @@ TEST_CASE("FIRST resets the slot in the midst of a generation") {
 TEST_CASE("a FIRST behind the prefix cache needs full blocks in front of it") {
     SlotTable table(2, 8, 4);
     REQUIRE(accepts(table, 1, {.rows = 127, .blocks = {0, 1}, .first = true}));
-    CHECK_FALSE(accepts(table, 1, {.slot = 1, .position = 128, .blocks = {0, 1, 2}, .first = true}));
+    CHECK_FALSE(
+        accepts(table, 1, {.slot = 1, .position = 128, .blocks = {0, 1, 2}, .first = true}));
     CHECK_FALSE(accepts(table, 1, {.slot = 1, .position = 63, .blocks = {0, 2}, .first = true}));
     CHECK_FALSE(accepts(table, 1, {.slot = 1, .position = 64, .blocks = {5, 2}, .first = true}));
     CHECK(accepts(table, 1, {.slot = 1, .position = 64, .blocks = {0, 2}, .first = true}));
@@ -179,7 +181,8 @@ struct Model {
         next.insert(next.end(), item.blocks.begin(), item.blocks.end());
         for (const BlockId block : next)
             if (block >= kModelBlocks) return false;
-        if (next.size() > kModelTable || item.position + item.rows > next.size() * kRows) return false;
+        if (next.size() > kModelTable || item.position + item.rows > next.size() * kRows)
+            return false;
 
         table = std::move(next);
         for (uint32_t at = item.position; at < table.size() * kRows; ++at)
@@ -214,7 +217,8 @@ std::vector<wire::Item> all_items() {
         for (const uint32_t position : {0u, 1u, 63u, 64u, 65u, 127u, 128u})
             for (const uint32_t rows : {1u, 63u, 64u, 65u, 128u})
                 for (const uint32_t table_index : {0u, 1u, 2u, 3u})
-                    for (const Blocks& blocks : {Blocks{}, {0}, {1}, {2}, {3}, {0, 1}, {1, 0}, {1, 2}})
+                    for (const Blocks& blocks :
+                         {Blocks{}, {0}, {1}, {2}, {3}, {0, 1}, {1, 0}, {1, 2}})
                         items.push_back(make_item({0, position, rows, table_index, blocks, first}));
     return items;
 }
@@ -232,7 +236,8 @@ bool names_a_block_twice(const Model& model, const wire::Item& item) {
 
 TEST_CASE("every sequence of three items is accepted and refused as by the model") {
     const std::vector<wire::Item> items = all_items();
-    std::vector<std::pair<Model, SlotTable>> level{{Model{}, SlotTable(1, kModelBlocks, kModelTable)}};
+    std::vector<std::pair<Model, SlotTable>> level{
+        {Model{}, SlotTable(1, kModelBlocks, kModelTable)}};
     size_t accepted = 0;
     size_t wrong = 0;
     for (Generation depth = 1; depth <= 3; ++depth) {
@@ -241,7 +246,8 @@ TEST_CASE("every sequence of three items is accepted and refused as by the model
         for (const auto& [model, table] : level) {
             for (const wire::Item& item : items) {
                 if (names_a_block_twice(model, item)) continue;
-                for (const Generation generation : {std::max<Generation>(model.generation, 1), depth + 1}) {
+                for (const Generation generation :
+                     {std::max<Generation>(model.generation, 1), depth + 1}) {
                     Model expected = model;
                     const bool fits = expected.accept(generation, item);
                     SlotTable got = table;

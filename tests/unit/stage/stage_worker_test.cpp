@@ -189,7 +189,8 @@ TEST_CASE("a frame that carries only output rows is refused by a stage, not read
 
 TEST_CASE("the last stage forwards the rows that want output, of refused items too") {
     Stage stage;
-    std::vector<wire::Item> items{first_item(0, 3, {0}), first_item(1, 2, {1}), next_item(2, 1, 2, 1)};
+    std::vector<wire::Item> items{first_item(0, 3, {0}), first_item(1, 2, {1}),
+                                  next_item(2, 1, 2, 1)};
     items[0].outputs = {0, 2};
     items[2].outputs = {1};
     wire::Sample sample;
