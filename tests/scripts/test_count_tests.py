@@ -37,6 +37,9 @@ def program(result, said=""):
         # crashed after a good summary
         (program("FAIL", DOCTEST.format(ok=5, bad=0)), 1, (5, 1, 2)),
         (program("SKIP"), 0, (0, 1, 1)),
+        # should_fail: what such a program counts as failed is what it had to show
+        (program("EXPECTEDFAIL", "2 passed, 28 failed\n"), 0, (1, 0, 0)),
+        (program("UNEXPECTEDPASS", "30 passed, 0 failed\n"), 1, (30, 1, 0)),
         (JUNIT, 1, (4, 2, 3)),
         (JUNIT.replace('failures="1" errors="1"', 'failures="0" errors="0"'), 0, (6, 0, 3)),
         # good in the report, but the runner itself failed
