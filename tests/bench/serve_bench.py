@@ -46,7 +46,7 @@ def prefill_one(client: Client) -> float:
 
 
 def decode_many(front: str, streams: int) -> float:
-    """Generated tokens over the time from the first request to the last answer, prompts included."""
+    """Generated tokens over the time until the last answer, prompts included."""
     def run(stream: int) -> None:
         with Client(front) as client:
             client.generate(token_ids=prompt(32, stream), max_tokens=BATCH_TOKENS, ignore_eos=True)
