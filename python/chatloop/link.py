@@ -64,6 +64,14 @@ class Link:
         except zmq.Again as error:
             raise self._unreachable("the router went away") from error
 
+    def try_send(self, message: bytes) -> bool:
+        """False when there is no router to take it just now."""
+        try:
+            self.send(message)
+        except ChatLoopError:
+            return False
+        return True
+
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when there is none for `timeout_s`."""
         self._check_usable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .connection import Connection
-from .errors import TIMEOUT, ChatLoopError
+from .errors import ChatLoopError, no_piece
 from .request import Request
 from .results import Generation, Piece, Progress
 
@@ -52,8 +52,7 @@ class Stream(Iterator[Piece]):
         if there:
             raise StopIteration
         self.close()
-        text = f"no piece of the answer for {self._timeout_s:g} s"
-        raise ChatLoopError(TIMEOUT, text, retryable=True, committed=request.committed)
+        raise no_piece(self._timeout_s, request.committed)
 
     def cancel(self) -> None:
         """Asks the router to end the answer here: finish_reason is "cancelled"."""

@@ -134,7 +134,7 @@ def second_half(router: FakeRouter, message: list[Any]) -> None:
 
 @pytest.mark.parametrize("mute", [False, True])  # True: it goes before its first PONG
 def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch, mute: bool) -> None:
-    monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr("chatloop.session.PING_INTERVAL_S", 0.05)
     with FakeRouter(first_half, incarnation=1) as router:
         port = router.port
         router.mute = mute

@@ -176,7 +176,7 @@ def test_a_name_that_is_running_is_refused_without_harm_to_the_first() -> None:
 
 
 def test_a_running_request_is_accompanied_by_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr("chatloop.session.PING_INTERVAL_S", 0.05)
     with FakeRouter(silent_handler) as router, Client(router.endpoint, timeout_s=0.5) as client:
         with pytest.raises(ChatLoopError):
             client.generate(prompt="x")
