@@ -54,11 +54,20 @@ class Link:
         """This process is a fork of the one that made the link."""
         return os.getpid() != self._pid
 
+    @property
+    def closed(self) -> bool:
+        return bool(self._socket.closed)
+
+    def check_usable(self) -> None:
+        """Raises ChatLoopError("closed") after close, and in a fork."""
+        if self.inherited or self._socket.closed:
+            raise ChatLoopError(CLOSED, "the client was closed, or made before a fork")
+
     def send(self, message: bytes, timeout_s: float = 0.0) -> None:
         """Raises ChatLoopError("unreachable") when no router takes it within `timeout_s`."""
-        self._check_usable()
+        self.check_usable()
         if not self._socket.poll(_milliseconds(timeout_s), zmq.POLLOUT):
-            raise self._unreachable(f"no router answers within {timeout_s:g} s")
+            raise self.no_router(timeout_s)
         try:
             self._socket.send(message, zmq.DONTWAIT)
         except zmq.Again as error:
@@ -74,7 +83,7 @@ class Link:
 
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when there is none for `timeout_s`."""
-        self._check_usable()
+        self.check_usable()
         if not self._socket.poll(_milliseconds(timeout_s), zmq.POLLIN):
             return None
         try:
@@ -88,9 +97,18 @@ class Link:
         if not self.inherited:
             self._context.destroy(linger=_FAREWELL_MS if farewell else 0)
 
-    def _check_usable(self) -> None:
-        if self.inherited or self._socket.closed:
-            raise ChatLoopError(CLOSED, "the client was closed, or made before a fork")
+    def no_router(self, waited_s: float) -> ChatLoopError:
+        return self._unreachable(f"no router answers within {waited_s:g} s")
+
+    def fileno(self) -> int:
+        """Readable when `events` is worth a look. Edge-triggered: send, receive and `events`
+        itself may take the edge, so that all three must be followed by a look at `events`."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def events(self) -> int:
+        """What is possible at once: zmq.POLLIN, zmq.POLLOUT."""
+        self.check_usable()
+        return int(self._socket.getsockopt(zmq.EVENTS))
 
     def _unreachable(self, why: str) -> ChatLoopError:
         return ChatLoopError(UNREACHABLE, f"{self._endpoint}: {why}", retryable=True)
