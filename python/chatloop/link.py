@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import weakref
+from typing import Any
 
 import zmq
 
@@ -38,6 +40,9 @@ class Link:
         self._pid = os.getpid()
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
+        # A link in a reference cycle must not leave its end to the order of the garbage collector:
+        # a context that goes before its socket waits for it without end.
+        self._finalizer = weakref.finalize(self, _destroy, self._socket, self._context, self._pid)
         for option, value in _OPTIONS:
             self._socket.setsockopt(option, value)
         # A name of its own lets the router find the client again after a reconnect.
@@ -94,8 +99,8 @@ class Link:
 
     def close(self, farewell: bool = False) -> None:
         """Takes at most 200 ms with `farewell` (sent messages may still leave), else no time."""
-        if not self.inherited:
-            self._context.destroy(linger=_FAREWELL_MS if farewell else 0)
+        self._finalizer.detach()
+        _destroy(self._socket, self._context, self._pid, _FAREWELL_MS if farewell else 0)
 
     def no_router(self, waited_s: float) -> ChatLoopError:
         return self._unreachable(f"no router answers within {waited_s:g} s")
@@ -112,6 +117,14 @@ class Link:
 
     def _unreachable(self, why: str) -> ChatLoopError:
         return ChatLoopError(UNREACHABLE, f"{self._endpoint}: {why}", retryable=True)
+
+
+def _destroy(
+    socket: zmq.Socket[bytes], context: zmq.Context[Any], pid: int, linger_ms: int = 0
+) -> None:
+    if os.getpid() == pid:
+        socket.close(linger_ms)
+        context.term()
 
 
 def _milliseconds(timeout_s: float) -> int:

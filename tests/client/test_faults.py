@@ -171,6 +171,7 @@ def test_close_does_not_hang_and_cancels(connect: Connect) -> None:
     with FakeRouter(silent_handler) as router:
         client = connect(router.endpoint)
         stream = client.stream(prompt="x", request_id="r")
+        client.ping()  # the request has left before it
         started_s = time.monotonic()
         client.close()
         client.close()
@@ -188,7 +189,7 @@ def test_close_does_not_hang_and_cancels(connect: Connect) -> None:
 def test_close_does_not_hang_without_a_router(connect: Connect, mute_port: int) -> None:
     client = connect(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.05)
     with pytest.raises(ChatLoopError):
-        client.stream(prompt="x")
+        next(client.stream(prompt="x"))
     started_s = time.monotonic()
     client.close()
     assert time.monotonic() - started_s < 1.0

@@ -20,7 +20,7 @@ from fake_router import (
     word_handler,
 )
 
-from chatloop import ChatLoopError, Client, Durations, TokenLogprob, Usage
+from chatloop import ChatLoopError, Durations, TokenLogprob, Usage
 
 
 def f32(value: float) -> float:

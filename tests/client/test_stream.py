@@ -146,6 +146,7 @@ def test_bytes_that_are_no_message_end_the_running_requests(
 
 def test_leaving_a_stream_cancels_its_request(connect: Connect) -> None:
     with FakeRouter(silent_handler) as router, connect(router.endpoint) as client:
+        client.ping()  # with a link, requests leave at once
         with client.stream(prompt="x", request_id="with"):
             pass
         assert eventually(lambda: [CANCEL, "with"] in router.heard)
