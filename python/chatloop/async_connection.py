@@ -99,10 +99,10 @@ class AsyncConnection:
         news = asyncio.Event()
         request.on_news = news.set
         message = protocol.cancel(request.request_id)
-        await self._depart(
-            Departure(message, lambda now_s: self._session.cancel_sent(request, now_s))
-        )
         try:
+            await self._depart(
+                Departure(message, lambda now_s: self._session.cancel_sent(request, now_s))
+            )
             return await self.wait(lambda: request.ended, news, timeout_s)
         finally:
             if not request.ended:
@@ -183,19 +183,19 @@ class AsyncConnection:
         self._link.close()
 
     async def _ask(self, reply: Reply, timeout_s: float) -> Reply:
-        await self._depart(
-            Departure(reply.question, lambda now_s: self._session.asked(reply, now_s))
-        )
-        await self._answered(reply, timeout_s)
+        try:
+            await self._depart(
+                Departure(reply.question, lambda now_s: self._session.asked(reply, now_s))
+            )
+            await self._answered(reply, timeout_s)
+        finally:
+            self._session.forget(reply)
         return reply
 
     async def _answered(self, reply: Reply, timeout_s: float) -> None:
         news = asyncio.Event()
         reply.on_news = news.set
-        try:
-            await self.wait(lambda: reply.ready, news, timeout_s)
-        finally:
-            self._session.forget(reply)
+        await self.wait(lambda: reply.ready, news, timeout_s)
 
     async def _say_farewell(self) -> None:
         """Waits for the answer to a PING: by then the router has heard what went before it."""
@@ -205,7 +205,12 @@ class AsyncConnection:
             await self._answered(reply, FAREWELL_S)
 
     async def _depart(self, departure: Departure) -> None:
-        await self.departed(self._post(departure))
+        try:
+            await self.departed(self._post(departure))
+        finally:
+            if not departure.settled:  # its task was cancelled: nobody waits for an answer
+                with contextlib.suppress(ValueError):
+                    self._departures.remove(departure)
 
     def _post(self, departure: Departure) -> Departure:
         self._check_here()

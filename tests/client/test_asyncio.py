@@ -152,6 +152,21 @@ def test_streams_wait_for_a_router_that_comes_and_survive_one_that_goes(
     asyncio.run(main())
 
 
+def test_a_query_cancelled_before_there_is_a_link_leaves_no_trace() -> None:
+    async def main() -> None:
+        with FakeRouter(word_handler) as router:
+            port = router.port
+        async with AsyncClient(f"tcp://127.0.0.1:{port}", connect_timeout_s=8) as client:
+            for call in (client.ping(), client.status(), client.cancel("r")):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(call, 0.02)
+            with FakeRouter(word_handler, port=port) as router:
+                assert (await client.generate(prompt="x")).text == "".join(WORDS)
+                assert [message[0] for message in router.heard] == [SUBMIT, PING]
+
+    asyncio.run(main())
+
+
 def test_a_missing_router_fails_all_who_wait_while_the_loop_goes_on() -> None:
     async def main() -> None:
         async with AsyncClient("tcp://127.0.0.1:9", connect_timeout_s=0.3) as client:
@@ -211,8 +226,16 @@ def test_a_fork_gets_a_link_of_its_own() -> None:
         await client.close()
         return 0 if answered and caught.value.code == "closed" else 2
 
-    async def main(endpoint: str) -> None:
-        async with AsyncClient(endpoint, timeout_s=5) as client:
+    held: list[list[Any]] = []
+
+    def hold_x(router: FakeRouter, message: list[Any]) -> None:
+        if message[0] == SUBMIT and message[2]["prompt"] == "x":
+            held.append(message)
+        else:
+            word_handler(router, message)
+
+    async def main(router: FakeRouter) -> None:
+        async with AsyncClient(router.endpoint, timeout_s=5) as client:
             await client.ping()
             inherited = client.stream(prompt="x")
             child = os.fork()
@@ -225,11 +248,13 @@ def test_a_fork_gets_a_link_of_its_own() -> None:
                     os._exit(code)
             _, status = os.waitpid(child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
+            [message] = held
+            word_handler(router, message)
             assert [piece.text async for piece in inherited] == WORDS
             assert (await client.generate(prompt="z")).text == "".join(WORDS)
 
-    with FakeRouter(word_handler) as router:
-        asyncio.run(main(router.endpoint))
+    with FakeRouter(hold_x) as router:
+        asyncio.run(main(router))
 
 
 FORGETFUL = """
