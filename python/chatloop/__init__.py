@@ -1,4 +1,4 @@
-"""ChatLoop's Python clients, with and without asyncio. The protocol is docs/protocol.md, "Client front"."""
+"""ChatLoop's Python clients, with and without asyncio. See docs/protocol.md, "Client front"."""
 
 from .async_client import AsyncClient
 from .async_stream import AsyncStream

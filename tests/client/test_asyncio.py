@@ -24,7 +24,7 @@ from fake_router import (
     word_handler,
 )
 
-from chatloop import AsyncClient, ChatLoopError
+from chatloop import AsyncClient, AsyncStream, ChatLoopError
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> bool:
@@ -70,11 +70,14 @@ def test_queries_and_answers_run_beside_each_other() -> None:
 
 @pytest.mark.parametrize("way", ["generate", "stream"])
 def test_a_cancelled_task_cancels_its_request(way: str) -> None:
+    held: list[AsyncStream] = []  # no finalizer may cancel it
+
     async def ask(client: AsyncClient) -> None:
         if way == "generate":
             await client.generate(prompt="x", request_id="r")
         else:
-            async for _ in client.stream(prompt="x", request_id="r"):
+            held.append(client.stream(prompt="x", request_id="r"))
+            async for _ in held[0]:
                 pass
 
     async def main(router: FakeRouter) -> None:
@@ -196,6 +199,28 @@ def test_close_ends_the_tasks_that_wait_and_tells_the_router() -> None:
             assert isinstance(error, ChatLoopError)
             assert error.code == "closed"
         assert await eventually(lambda: len(router.heard_of(CANCEL)) == 5)
+
+    with FakeRouter(silent_handler) as router:
+        asyncio.run(main(router))
+
+
+def test_close_hears_the_router_behind_pieces_that_nobody_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The CANCEL takes the descriptor's edge for the pieces; the PONG behind them gives none."""
+    monkeypatch.setattr("chatloop.async_connection.FAREWELL_S", 10.0)
+    monkeypatch.setattr("chatloop.session.PING_INTERVAL_S", 20.0)  # no timer helps
+
+    async def main(router: FakeRouter) -> None:
+        client = AsyncClient(router.endpoint)
+        stream = client.stream(prompt="x", request_id="r")
+        assert await eventually(lambda: stream.progress is not None)
+        for index in range(10):
+            router.piece("r", index, [index], "a", index)
+        time.sleep(0.2)  # they arrive while the loop is blocked
+        started_s = time.monotonic()
+        await client.close()
+        assert time.monotonic() - started_s < 5.0
 
     with FakeRouter(silent_handler) as router:
         asyncio.run(main(router))
