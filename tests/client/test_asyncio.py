@@ -165,7 +165,8 @@ def test_a_query_cancelled_before_there_is_a_link_leaves_no_trace() -> None:
                     await asyncio.wait_for(call, 0.02)
             with FakeRouter(word_handler, port=port) as router:
                 assert (await client.generate(prompt="x")).text == "".join(WORDS)
-                assert [message[0] for message in router.heard] == [SUBMIT, PING]
+                assert router.heard[0][0] == SUBMIT  # the cancelled PING would be before it
+                assert {message[0] for message in router.heard} <= {SUBMIT, PING}
 
     asyncio.run(main())
 
