@@ -1,5 +1,7 @@
-"""ChatLoop's Python client. The protocol is docs/protocol.md, "Client front"."""
+"""ChatLoop's Python clients, with and without asyncio. See docs/protocol.md, "Client front"."""
 
+from .async_client import AsyncClient
+from .async_stream import AsyncStream
 from .client import DEFAULT_ENDPOINT, Client
 from .errors import ChatLoopError
 from .results import Durations, Generation, Piece, Pong, Progress, TokenLogprob, Usage
@@ -7,6 +9,8 @@ from .stream import Stream
 
 __all__ = [
     "DEFAULT_ENDPOINT",
+    "AsyncClient",
+    "AsyncStream",
     "ChatLoopError",
     "Client",
     "Durations",

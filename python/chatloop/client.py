@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
-from .errors import CLOSED, TIMEOUT, ChatLoopError
+from .errors import CLOSED, ChatLoopError, no_answer
 from .parameters import Parameters, parameters_map
 from .request import Request
 from .results import Generation, Pong, Progress
@@ -99,22 +99,22 @@ class Client:
         connection.cancel_unknown(request)
         if not connection.wait(lambda: request.ended, self._timeout_s):
             connection.drop(request)
-            raise self._no_answer("CANCEL")
+            raise no_answer(self._endpoint, "CANCEL", self._timeout_s)
         if request.error is not None:
             raise request.error
 
     def ping(self) -> Pong:
         pong = self._connected().ping(self._timeout_s)
         if pong is None:
-            raise self._no_answer("PING")
+            raise no_answer(self._endpoint, "PING", self._timeout_s)
         return pong
 
     def status(self) -> dict[str, Any]:
         """The router's view of the cluster: the map of STATUS in docs/protocol.md."""
         status = self._connected().status(self._timeout_s)
         if status is None:
-            raise self._no_answer("STATUS")
-        return status.info
+            raise no_answer(self._endpoint, "STATUS", self._timeout_s)
+        return status
 
     def keep_alive(self) -> None:
         """Tells the router that this client lives, without waiting for anything."""
@@ -148,7 +148,3 @@ class Client:
                 self._endpoint, self._connect_timeout_s, self._silence_timeout_s
             )
         return self._connection
-
-    def _no_answer(self, question: str) -> ChatLoopError:
-        text = f"{self._endpoint}: no answer to {question} within {self._timeout_s:g} s"
-        return ChatLoopError(TIMEOUT, text, retryable=True)

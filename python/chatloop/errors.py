@@ -30,6 +30,20 @@ class ChatLoopError(Exception):
         return f"{self.code}: {self.message}"
 
 
+def duplicate(request_id: str) -> ChatLoopError:
+    return ChatLoopError("duplicate_id", f"a request {request_id!r} is running on this client")
+
+
+def no_answer(endpoint: str, question: str, timeout_s: float) -> ChatLoopError:
+    text = f"{endpoint}: no answer to {question} within {timeout_s:g} s"
+    return ChatLoopError(TIMEOUT, text, retryable=True)
+
+
+def no_piece(timeout_s: float, committed: int) -> ChatLoopError:
+    text = f"no piece of the answer for {timeout_s:g} s"
+    return ChatLoopError(TIMEOUT, text, retryable=True, committed=committed)
+
+
 def malformed(what: str) -> ChatLoopError:
     """The router sent bytes that docs/protocol.md does not allow."""
     return ChatLoopError("malformed", f"the router sent {what}")

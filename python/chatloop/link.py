@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import weakref
+from typing import Any
 
 import zmq
 
@@ -38,6 +40,9 @@ class Link:
         self._pid = os.getpid()
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
+        # A link in a reference cycle must not leave its end to the order of the garbage collector:
+        # a context that goes before its socket waits for it without end.
+        self._finalizer = weakref.finalize(self, _destroy, self._socket, self._context, self._pid)
         for option, value in _OPTIONS:
             self._socket.setsockopt(option, value)
         # A name of its own lets the router find the client again after a reconnect.
@@ -54,19 +59,36 @@ class Link:
         """This process is a fork of the one that made the link."""
         return os.getpid() != self._pid
 
+    @property
+    def closed(self) -> bool:
+        return bool(self._socket.closed)
+
+    def check_usable(self) -> None:
+        """Raises ChatLoopError("closed") after close, and in a fork."""
+        if self.inherited or self._socket.closed:
+            raise ChatLoopError(CLOSED, "the client was closed, or made before a fork")
+
     def send(self, message: bytes, timeout_s: float = 0.0) -> None:
         """Raises ChatLoopError("unreachable") when no router takes it within `timeout_s`."""
-        self._check_usable()
+        self.check_usable()
         if not self._socket.poll(_milliseconds(timeout_s), zmq.POLLOUT):
-            raise self._unreachable(f"no router answers within {timeout_s:g} s")
+            raise self.no_router(timeout_s)
         try:
             self._socket.send(message, zmq.DONTWAIT)
         except zmq.Again as error:
             raise self._unreachable("the router went away") from error
 
+    def try_send(self, message: bytes) -> bool:
+        """False when there is no router to take it just now."""
+        try:
+            self.send(message)
+        except ChatLoopError:
+            return False
+        return True
+
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when there is none for `timeout_s`."""
-        self._check_usable()
+        self.check_usable()
         if not self._socket.poll(_milliseconds(timeout_s), zmq.POLLIN):
             return None
         try:
@@ -77,15 +99,32 @@ class Link:
 
     def close(self, farewell: bool = False) -> None:
         """Takes at most 200 ms with `farewell` (sent messages may still leave), else no time."""
-        if not self.inherited:
-            self._context.destroy(linger=_FAREWELL_MS if farewell else 0)
+        self._finalizer.detach()
+        _destroy(self._socket, self._context, self._pid, _FAREWELL_MS if farewell else 0)
 
-    def _check_usable(self) -> None:
-        if self.inherited or self._socket.closed:
-            raise ChatLoopError(CLOSED, "the client was closed, or made before a fork")
+    def no_router(self, waited_s: float) -> ChatLoopError:
+        return self._unreachable(f"no router answers within {waited_s:g} s")
+
+    def fileno(self) -> int:
+        """Readable when `events` is worth a look. Edge-triggered: send, receive and `events`
+        itself may take the edge, so that all three must be followed by a look at `events`."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def events(self) -> int:
+        """What is possible at once: zmq.POLLIN, zmq.POLLOUT."""
+        self.check_usable()
+        return int(self._socket.getsockopt(zmq.EVENTS))
 
     def _unreachable(self, why: str) -> ChatLoopError:
         return ChatLoopError(UNREACHABLE, f"{self._endpoint}: {why}", retryable=True)
+
+
+def _destroy(
+    socket: zmq.Socket[bytes], context: zmq.Context[Any], pid: int, linger_ms: int = 0
+) -> None:
+    if os.getpid() == pid:
+        socket.close(linger_ms)
+        context.term()
 
 
 def _milliseconds(timeout_s: float) -> int:

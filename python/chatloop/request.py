@@ -6,11 +6,16 @@ No socket and no clock, so that every order of messages can be tested.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from . import protocol
 from .errors import ChatLoopError, malformed
 from .results import Durations, Generation, Piece, Progress, TokenLogprob, Usage
+
+
+def no_news() -> None:
+    """What is called while nobody wants to be woken."""
 
 
 class Request:
@@ -25,6 +30,7 @@ class Request:
         self.pieces: deque[Piece] = deque()  # not yet taken by the caller
         self.error: ChatLoopError | None = None
         self.attempt = 0  # of the message sent last; 0 is SUBMIT
+        self.on_news: Callable[[], None] = no_news  # after every change of the above
         self.abandoned = False  # nobody waits for it: it is not attempted again
         self._parameters = parameters
         self._accepted: protocol.Accepted | None = None
@@ -88,6 +94,7 @@ class Request:
     def fail(self, error: ChatLoopError) -> None:
         if not self.ended:
             self.error = error
+            self.on_news()
 
     def on_message(self, message: protocol.RequestMessage) -> None:
         if self.ended:
@@ -97,6 +104,7 @@ class Request:
         except ChatLoopError as error:
             error.committed = self.committed
             self.fail(error)
+        self.on_news()
 
     def _take(self, message: protocol.RequestMessage) -> None:
         if isinstance(message, protocol.Accepted):

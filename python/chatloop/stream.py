@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .connection import Connection
-from .errors import TIMEOUT, ChatLoopError
+from .errors import ChatLoopError, no_piece
 from .request import Request
 from .results import Generation, Piece, Progress
 
 
-class Stream(Iterator[Piece]):
-    """Iterate it for the pieces; `.result` is the whole answer after the last one.
+class Answer:
+    """What the streams of both clients tell about their request."""
 
-    Leaving it before its end (`close`, the end of a `with` block, no reference left) cancels the
-    request. `next` raises ChatLoopError when the request fails or when no piece comes for
-    timeout_s. Several streams of a client may be iterated in any order, from any thread.
-    """
-
-    def __init__(self, connection: Connection, request: Request, timeout_s: float) -> None:
-        self._connection = connection
+    def __init__(self, request: Request) -> None:
         self._request = request
-        self._timeout_s = timeout_s
-        self._closed = False
 
     @property
     def request_id(self) -> str:
@@ -35,8 +27,23 @@ class Stream(Iterator[Piece]):
 
     @property
     def progress(self) -> Progress | None:
-        """What `Client.resume` continues from; None when no router accepted the request yet."""
+        """What the client's `resume` continues from; None when no router accepted it yet."""
         return self._request.progress
+
+
+class Stream(Answer, Iterator[Piece]):
+    """Iterate it for the pieces; `.result` is the whole answer after the last one.
+
+    Leaving it before its end (`close`, the end of a `with` block, no reference left) cancels the
+    request. `next` raises ChatLoopError when the request fails or when no piece comes for
+    timeout_s. Several streams of a client may be iterated in any order, from any thread.
+    """
+
+    def __init__(self, connection: Connection, request: Request, timeout_s: float) -> None:
+        super().__init__(request)
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._closed = False
 
     def __next__(self) -> Piece:
         request = self._request
@@ -52,8 +59,7 @@ class Stream(Iterator[Piece]):
         if there:
             raise StopIteration
         self.close()
-        text = f"no piece of the answer for {self._timeout_s:g} s"
-        raise ChatLoopError(TIMEOUT, text, retryable=True, committed=request.committed)
+        raise no_piece(self._timeout_s, request.committed)
 
     def cancel(self) -> None:
         """Asks the router to end the answer here: finish_reason is "cancelled"."""

@@ -36,6 +36,7 @@ class FakeRouter:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 200)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # a ROUTER drops what is above the mark
         self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+from conftest import Connect
 from fake_router import (
     CANCEL,
     FINGERPRINT,
@@ -37,9 +38,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_a_missing_router_is_unreachable_after_the_connect_timeout() -> None:
+def test_a_missing_router_is_unreachable_after_the_connect_timeout(connect: Connect) -> None:
     started_s = time.monotonic()
-    with Client(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.3) as client:
+    with connect(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.3) as client:
         for call in (lambda: client.generate(prompt="x"), client.ping, client.status):
             with pytest.raises(ChatLoopError) as caught:
                 call()
@@ -47,16 +48,16 @@ def test_a_missing_router_is_unreachable_after_the_connect_timeout() -> None:
     assert 0.9 <= time.monotonic() - started_s < 3.0
 
 
-def test_a_port_that_is_no_router_is_unreachable(mute_port: int) -> None:
-    with Client(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.3) as client:
+def test_a_port_that_is_no_router_is_unreachable(connect: Connect, mute_port: int) -> None:
+    with connect(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.3) as client:
         with pytest.raises(ChatLoopError) as caught:
             client.ping()
     assert caught.value.code == "unreachable"
 
 
-def test_a_router_that_comes_later_is_found() -> None:
+def test_a_router_that_comes_later_is_found(connect: Connect) -> None:
     port = free_port()
-    with Client(f"tcp://127.0.0.1:{port}", connect_timeout_s=0.1) as client:
+    with connect(f"tcp://127.0.0.1:{port}", connect_timeout_s=0.1) as client:
         with pytest.raises(ChatLoopError):
             client.ping()
         with FakeRouter(word_handler, port=port):
@@ -70,14 +71,14 @@ def test_a_router_that_comes_later_is_found() -> None:
             assert text == "".join(WORDS)
 
 
-def test_an_endpoint_that_is_none_is_an_error_in_the_request() -> None:
-    with Client("nonsense") as client, pytest.raises(ChatLoopError) as caught:
+def test_an_endpoint_that_is_none_is_an_error_in_the_request(connect: Connect) -> None:
+    with connect("nonsense") as client, pytest.raises(ChatLoopError) as caught:
         client.ping()
     assert (caught.value.code, caught.value.retryable) == ("invalid_request", False)
 
 
-def test_an_answer_that_does_not_come_times_out_and_is_cancelled() -> None:
-    with FakeRouter(silent_handler) as router, Client(router.endpoint) as client:
+def test_an_answer_that_does_not_come_times_out_and_is_cancelled(connect: Connect) -> None:
+    with FakeRouter(silent_handler) as router, connect(router.endpoint) as client:
         started_s = time.monotonic()
         with pytest.raises(ChatLoopError) as caught:
             client.generate(prompt="x", timeout_s=0.2)
@@ -87,8 +88,8 @@ def test_an_answer_that_does_not_come_times_out_and_is_cancelled() -> None:
         assert len(router.heard_of(CANCEL)) == 1
 
 
-def test_queries_time_out_and_leave_no_trace() -> None:
-    with FakeRouter(word_handler) as router, Client(router.endpoint, timeout_s=0.1) as client:
+def test_queries_time_out_and_leave_no_trace(connect: Connect) -> None:
+    with FakeRouter(word_handler) as router, connect(router.endpoint, timeout_s=0.1) as client:
         router.mute = True
         for call in (client.ping, client.status):
             with pytest.raises(ChatLoopError) as caught:
@@ -99,7 +100,7 @@ def test_queries_time_out_and_leave_no_trace() -> None:
         assert client.ping().router_incarnation == 7
 
 
-def test_a_router_that_falls_silent_is_unreachable() -> None:
+def test_a_router_that_falls_silent_is_unreachable(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         if message[0] == SUBMIT:
             router.mute = True
@@ -107,7 +108,7 @@ def test_a_router_that_falls_silent_is_unreachable() -> None:
             router.piece(message[1], 0, [1, 2], "ab", 0)
 
     with FakeRouter(handler) as router:
-        with Client(router.endpoint, silence_timeout_s=0.4) as client:
+        with connect(router.endpoint, silence_timeout_s=0.4) as client:
             stream = client.stream(prompt="x")
             assert next(stream).text == "ab"
             with pytest.raises(ChatLoopError) as caught:
@@ -133,12 +134,14 @@ def second_half(router: FakeRouter, message: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("mute", [False, True])  # True: it goes before its first PONG
-def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch, mute: bool) -> None:
-    monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
+def test_a_restarted_router_is_asked_to_go_on(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, mute: bool
+) -> None:
+    monkeypatch.setattr("chatloop.session.PING_INTERVAL_S", 0.05)
     with FakeRouter(first_half, incarnation=1) as router:
         port = router.port
         router.mute = mute
-        client = Client(router.endpoint, timeout_s=8)
+        client = connect(router.endpoint, timeout_s=8)
         stream = client.stream(prompt="x", seed=17, request_id="r")
         assert next(stream).text == "Paris is"
     with client, FakeRouter(second_half, incarnation=2, port=port) as router:
@@ -151,23 +154,24 @@ def test_a_restarted_router_is_asked_to_go_on(monkeypatch: pytest.MonkeyPatch, m
     assert resume[1:] == ["r", 1, parameters, {**progress, "fingerprint": FINGERPRINT}]
 
 
-def test_progress_continues_on_another_client_and_router() -> None:
-    with FakeRouter(first_half) as router, Client(router.endpoint) as client:
+def test_progress_continues_on_another_client_and_router(connect: Connect) -> None:
+    with FakeRouter(first_half) as router, connect(router.endpoint) as client:
         stream = client.stream(prompt="x", seed=17)
         next(stream)
         progress = stream.progress
     assert progress is not None
-    with FakeRouter(second_half) as router, Client(router.endpoint) as client:
+    with FakeRouter(second_half) as router, connect(router.endpoint) as client:
         resumed = client.resume(progress)
         assert [piece.text for piece in resumed] == [" not", " Rome"]
     assert resumed.result.text == "Paris is not Rome"
     assert resumed.result.seed == 17
 
 
-def test_close_does_not_hang_and_cancels() -> None:
+def test_close_does_not_hang_and_cancels(connect: Connect) -> None:
     with FakeRouter(silent_handler) as router:
-        client = Client(router.endpoint)
+        client = connect(router.endpoint)
         stream = client.stream(prompt="x", request_id="r")
+        client.ping()  # the request has left before it
         started_s = time.monotonic()
         client.close()
         client.close()
@@ -182,10 +186,10 @@ def test_close_does_not_hang_and_cancels() -> None:
         assert router.heard_of(CANCEL) == [[CANCEL, "r"]]
 
 
-def test_close_does_not_hang_without_a_router(mute_port: int) -> None:
-    client = Client(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.05)
+def test_close_does_not_hang_without_a_router(connect: Connect, mute_port: int) -> None:
+    client = connect(f"tcp://127.0.0.1:{mute_port}", connect_timeout_s=0.05)
     with pytest.raises(ChatLoopError):
-        client.stream(prompt="x")
+        next(client.stream(prompt="x"))
     started_s = time.monotonic()
     client.close()
     assert time.monotonic() - started_s < 1.0

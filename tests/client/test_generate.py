@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import pytest
+from conftest import Connect
 from fake_router import (
     CANCEL,
     DONE,
@@ -19,15 +20,15 @@ from fake_router import (
     word_handler,
 )
 
-from chatloop import ChatLoopError, Client, Durations, TokenLogprob, Usage
+from chatloop import ChatLoopError, Durations, TokenLogprob, Usage
 
 
 def f32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def test_a_generation_has_every_field_of_the_answer() -> None:
-    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+def test_a_generation_has_every_field_of_the_answer(connect: Connect) -> None:
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
         result = client.generate(prompt="The capital?", max_tokens=5, request_id="r1")
     assert result.request_id == "r1"
     assert result.text == "Paris is not Rome."
@@ -42,7 +43,7 @@ def test_a_generation_has_every_field_of_the_answer() -> None:
     assert result.prompt_logprobs is None
 
 
-def test_parameters_are_sent_under_their_names_and_only_when_given() -> None:
+def test_parameters_are_sent_under_their_names_and_only_when_given(connect: Connect) -> None:
     given: dict[str, Any] = {
         "messages": [{"role": "user", "content": "hi"}],
         "model": "m",
@@ -58,15 +59,15 @@ def test_parameters_are_sent_under_their_names_and_only_when_given() -> None:
         "echo": False,
         "ignore_eos": True,
     }
-    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
         client.generate(**given)
         client.generate(token_ids=range(3), stop=None)
         sent = [message[2] for message in router.heard_of(SUBMIT)]
     assert sent == [given, {"token_ids": [0, 1, 2]}]
 
 
-def test_a_sampled_request_without_a_seed_gets_one_of_its_own() -> None:
-    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+def test_a_sampled_request_without_a_seed_gets_one_of_its_own(connect: Connect) -> None:
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
         for temperature in (1.0, 1.0, 0.0):
             client.generate(prompt="x", temperature=temperature)
         first, second, greedy = (message[2] for message in router.heard_of(SUBMIT))
@@ -75,7 +76,7 @@ def test_a_sampled_request_without_a_seed_gets_one_of_its_own() -> None:
     assert "seed" not in greedy
 
 
-def test_logprobs_are_the_float32_of_the_wire() -> None:
+def test_logprobs_are_the_float32_of_the_wire(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         name = message[1]
         router.accept(name, [1, 2, 3])
@@ -86,7 +87,7 @@ def test_logprobs_are_the_float32_of_the_wire() -> None:
         )
         router.done(name, "length", tokens=2)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         result = client.generate(prompt="x", logprobs=2, prompt_logprobs=1)
     assert result.prompt_logprobs == [
         None,
@@ -100,13 +101,13 @@ def test_logprobs_are_the_float32_of_the_wire() -> None:
     assert result.finish_reason == "length"
 
 
-def test_an_echoed_prompt_is_the_first_piece_and_the_start_of_the_text() -> None:
+def test_an_echoed_prompt_is_the_first_piece_and_the_start_of_the_text(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         router.accept(message[1], [1, 2], prompt_text="Grüße, ")
         router.piece(message[1], 0, [5], "Welt", 0)
         router.done(message[1], stop="!", tokens=1)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         stream = client.stream(prompt="Grüße, ", echo=True)
         pieces = list(stream)
     assert [piece.text for piece in pieces] == ["Grüße, ", "Welt"]
@@ -117,11 +118,11 @@ def test_an_echoed_prompt_is_the_first_piece_and_the_start_of_the_text() -> None
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_an_error_of_the_router_arrives_whole(retryable: bool) -> None:
+def test_an_error_of_the_router_arrives_whole(connect: Connect, retryable: bool) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         router.error(message[1], "queue_full", retryable, committed=4)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         with pytest.raises(ChatLoopError) as caught:
             client.generate(prompt="x")
     error = caught.value
@@ -129,17 +130,17 @@ def test_an_error_of_the_router_arrives_whole(retryable: bool) -> None:
     assert (error.retryable, error.committed) == (retryable, 4)
 
 
-def test_an_error_without_a_request_ends_what_was_not_accepted() -> None:
+def test_an_error_without_a_request_ends_what_was_not_accepted(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         router.send(message[1], ERROR, None, "malformed", "what?", False, 0)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         with pytest.raises(ChatLoopError, match="what?"):
             client.generate(prompt="x")
 
 
-def test_what_cannot_be_encoded_is_refused_here_and_the_client_goes_on() -> None:
-    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+def test_what_cannot_be_encoded_is_refused_here_and_the_client_goes_on(connect: Connect) -> None:
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
         for parameters, code in (
             ({"prompt": object()}, "invalid_request"),
             ({"prompt": "x", "seed": 2**64}, "invalid_request"),
@@ -153,22 +154,22 @@ def test_what_cannot_be_encoded_is_refused_here_and_the_client_goes_on() -> None
         assert len(router.heard_of(SUBMIT)) == 1
 
 
-def test_cancel_by_name_ends_the_stream_with_cancelled() -> None:
-    with FakeRouter(silent_handler) as router, Client(router.endpoint) as client:
+def test_cancel_by_name_ends_the_stream_with_cancelled(connect: Connect) -> None:
+    with FakeRouter(silent_handler) as router, connect(router.endpoint) as client:
         stream = client.stream(prompt="x", request_id="mine")
         client.cancel("mine")
         assert list(stream) == []
         assert stream.result.finish_reason == "cancelled"
 
 
-def test_cancel_of_an_unknown_request_is_answered_by_the_router() -> None:
+def test_cancel_of_an_unknown_request_is_answered_by_the_router(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         if message[1] == "elsewhere":
             router.send("elsewhere", DONE, "elsewhere", DONE_CANCELLED)
         else:
             router.error(message[1], "invalid_request", False)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         client.cancel("elsewhere")
         with pytest.raises(ChatLoopError) as caught:
             client.cancel("nobody")
@@ -187,8 +188,8 @@ DONE_CANCELLED = {
 }
 
 
-def test_ping_and_status() -> None:
-    with FakeRouter(word_handler, incarnation=99) as router, Client(router.endpoint) as client:
+def test_ping_and_status(connect: Connect) -> None:
+    with FakeRouter(word_handler, incarnation=99) as router, connect(router.endpoint) as client:
         pong = client.ping()
         assert pong.router_incarnation == 99
         assert 0.0 < pong.round_trip_s < 5.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from conftest import Connect
 from fake_router import (
     CANCEL,
     PIECE,
@@ -30,8 +31,8 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> bool:
     return bool(condition())
 
 
-def test_pieces_come_in_order_and_make_the_result() -> None:
-    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+def test_pieces_come_in_order_and_make_the_result(connect: Connect) -> None:
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
         stream = client.stream(prompt="x")
         with pytest.raises(RuntimeError):
             _ = stream.result
@@ -43,7 +44,7 @@ def test_pieces_come_in_order_and_make_the_result() -> None:
     assert stream.result.text == "".join(piece.text for piece in pieces)
 
 
-def test_interleaved_streams_get_their_own_pieces() -> None:
+def test_interleaved_streams_get_their_own_pieces(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         router.accept(message[1], [1])
         names = [submit[1] for submit in router.heard_of(SUBMIT)]
@@ -55,7 +56,7 @@ def test_interleaved_streams_get_their_own_pieces() -> None:
         for name in names:
             router.done(name, tokens=4)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         streams = [client.stream(prompt="x", request_id=name) for name in "abc"]
         turns = [[next(stream).text for stream in streams] for _ in range(4)]
         assert all(list(stream) == [] for stream in streams)
@@ -78,7 +79,7 @@ def test_threads_may_share_a_client() -> None:
     assert texts == ["".join(WORDS)] * 40
 
 
-def test_repeated_pieces_are_dropped_also_when_they_overlap() -> None:
+def test_repeated_pieces_are_dropped_also_when_they_overlap(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         name = message[1]
         router.accept(name, [1])
@@ -89,7 +90,7 @@ def test_repeated_pieces_are_dropped_also_when_they_overlap() -> None:
         router.piece(name, 3, [], "!", 4)  # text that was held back, without a token
         router.done(name, tokens=3)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         stream = client.stream(prompt="x")
         pieces = [(piece.index, piece.token_ids, piece.text) for piece in stream]
     assert pieces == [(0, [1, 2], "añ"), (2, [3], "o"), (3, [], "!")]
@@ -106,7 +107,7 @@ def test_repeated_pieces_are_dropped_also_when_they_overlap() -> None:
     ],
 )
 def test_a_piece_that_contradicts_or_leaves_a_gap_ends_the_request(
-    index: int, ids: list[int], text: str, offset: int, code: str
+    connect: Connect, index: int, ids: list[int], text: str, offset: int, code: str
 ) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         if message[0] == SUBMIT:
@@ -114,7 +115,7 @@ def test_a_piece_that_contradicts_or_leaves_a_gap_ends_the_request(
             router.piece(message[1], 0, [1, 2], "ab", 0)
             router.piece(message[1], index, ids, text, offset)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         stream = client.stream(prompt="x")
         assert next(stream).text == "ab"
         with pytest.raises(ChatLoopError) as caught:
@@ -129,20 +130,23 @@ def test_a_piece_that_contradicts_or_leaves_a_gap_ends_the_request(
      msgpack.packb([1, PIECE, "r", 0, [1], "text"]),
      msgpack.packb([1, PIECE, "r", 0, [-1], "text", 0, None])],
 )  # fmt: skip
-def test_bytes_that_are_no_message_end_the_running_requests(message: bytes) -> None:
+def test_bytes_that_are_no_message_end_the_running_requests(
+    connect: Connect, message: bytes
+) -> None:
     def handler(router: FakeRouter, submit: list[Any]) -> None:
         if submit[0] == SUBMIT:
             router.accept(submit[1], [1])
             router.send_raw(submit[1], message)
 
-    with FakeRouter(handler) as router, Client(router.endpoint) as client:
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
         with pytest.raises(ChatLoopError) as caught:
             client.generate(prompt="x", request_id="r")
         assert caught.value.code == "malformed"
 
 
-def test_leaving_a_stream_cancels_its_request() -> None:
-    with FakeRouter(silent_handler) as router, Client(router.endpoint) as client:
+def test_leaving_a_stream_cancels_its_request(connect: Connect) -> None:
+    with FakeRouter(silent_handler) as router, connect(router.endpoint) as client:
+        client.ping()  # with a link, requests leave at once
         with client.stream(prompt="x", request_id="with"):
             pass
         assert eventually(lambda: [CANCEL, "with"] in router.heard)
@@ -156,16 +160,16 @@ def test_leaving_a_stream_cancels_its_request() -> None:
         assert list(closed) == []
 
 
-def test_a_finished_stream_is_not_cancelled() -> None:
-    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+def test_a_finished_stream_is_not_cancelled(connect: Connect) -> None:
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
         with client.stream(prompt="x") as stream:
             list(stream)
         client.ping()
         assert router.heard_of(CANCEL) == []
 
 
-def test_a_name_that_is_running_is_refused_without_harm_to_the_first() -> None:
-    with FakeRouter(silent_handler) as router, Client(router.endpoint) as client:
+def test_a_name_that_is_running_is_refused_without_harm_to_the_first(connect: Connect) -> None:
+    with FakeRouter(silent_handler) as router, connect(router.endpoint) as client:
         first = client.stream(prompt="x", request_id="same")
         with pytest.raises(ChatLoopError) as caught:
             client.stream(prompt="x", request_id="same")
@@ -175,9 +179,11 @@ def test_a_name_that_is_running_is_refused_without_harm_to_the_first() -> None:
         assert len(router.heard_of(SUBMIT)) == 1
 
 
-def test_a_running_request_is_accompanied_by_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatloop.connection.PING_INTERVAL_S", 0.05)
-    with FakeRouter(silent_handler) as router, Client(router.endpoint, timeout_s=0.5) as client:
+def test_a_running_request_is_accompanied_by_pings(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatloop.session.PING_INTERVAL_S", 0.05)
+    with FakeRouter(silent_handler) as router, connect(router.endpoint, timeout_s=0.5) as client:
         with pytest.raises(ChatLoopError):
             client.generate(prompt="x")
         assert len(router.heard_of(PING)) >= 4

@@ -1,0 +1,151 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from .async_connection import AsyncConnection
+from .async_stream import AsyncStream
+from .client import DEFAULT_ENDPOINT
+from .errors import CLOSED, ChatLoopError, no_answer
+from .parameters import Parameters, parameters_map
+from .request import Request
+from .results import Generation, Pong, Progress
+
+if TYPE_CHECKING:
+    if sys.version_info >= (3, 12):
+        from typing import Unpack
+    else:
+        from typing_extensions import Unpack
+
+
+class AsyncClient:
+    """A client of one router, for one event loop at a time.
+
+        async with AsyncClient() as client:
+            async for piece in client.stream(prompt="The capital of France is"):
+                print(piece.text, end="")
+
+    endpoint: the router's `front`, best with a numeric address.
+    timeout_s: the longest wait for the next piece of an answer, or for a pong or status.
+    connect_timeout_s: the longest wait for a link to the router, before "unreachable".
+    silence_timeout_s: a router that says nothing for so long while it is spoken to is
+        "unreachable" too. One that was restarted meanwhile is asked to go on with the answers.
+
+    Nothing is connected before the first use; a fork, and a loop after the one that was closed,
+    get a link of their own. The client lives (PINGs, answers of other streams) while the loop
+    runs, whatever its tasks wait for: the router gives it up when the loop is blocked for 30 s.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        timeout_s: float = 600.0,
+        connect_timeout_s: float = 5.0,
+        silence_timeout_s: float = 10.0,
+    ) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._silence_timeout_s = silence_timeout_s
+        self._connection: AsyncConnection | None = None
+        self._closed = False
+
+    async def generate(
+        self,
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Generation:
+        """The whole answer. Raises ChatLoopError; whatever is not finished is cancelled."""
+        async with self.stream(request_id=request_id, timeout_s=timeout_s, **parameters) as stream:
+            async for _ in stream:
+                pass
+            return stream.result
+
+    def stream(
+        self,
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> AsyncStream:
+        """Submits the request as soon as there is a link, without being awaited.
+
+        Errors in it, and a router that cannot be reached, are raised by the stream's first step.
+        """
+        request = Request(request_id or uuid.uuid4().hex, parameters_map(parameters))
+        return self._start(request, None, timeout_s)
+
+    def resume(self, progress: Progress, *, timeout_s: float | None = None) -> AsyncStream:
+        """Continues an answer that this or another router began.
+
+        The pieces are those after `progress` (an echoed prompt comes again), the result is whole.
+        """
+        request = Request(progress.request_id, progress.parameters)
+        return self._start(request, progress, timeout_s)
+
+    async def cancel(self, request_id: str) -> None:
+        """Ends a request; its stream ends with finish_reason "cancelled".
+
+        Raises the router's ChatLoopError when neither it nor this client knows the request.
+        """
+        connection = self._connected()
+        if connection.running(request_id):
+            await connection.send_cancel(request_id)
+            return
+        request = Request(request_id, {})
+        if not await connection.cancel_unknown(request, self._timeout_s):
+            raise no_answer(self._endpoint, "CANCEL", self._timeout_s)
+        if request.error is not None:
+            raise request.error
+
+    async def ping(self) -> Pong:
+        pong = await self._connected().ping(self._timeout_s)
+        if pong is None:
+            raise no_answer(self._endpoint, "PING", self._timeout_s)
+        return pong
+
+    async def status(self) -> dict[str, Any]:
+        """The router's view of the cluster: the map of STATUS in docs/protocol.md."""
+        status = await self._connected().status(self._timeout_s)
+        if status is None:
+            raise no_answer(self._endpoint, "STATUS", self._timeout_s)
+        return status
+
+    async def close(self) -> None:
+        """Cancels what still runs. Takes at most 200 ms; a second call does nothing."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _start(
+        self, request: Request, progress: Progress | None, timeout_s: float | None
+    ) -> AsyncStream:
+        connection = self._connected()
+        departure = connection.start(request, progress)
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return AsyncStream(connection, request, departure, timeout_s)
+
+    def _connected(self) -> AsyncConnection:
+        if self._closed:
+            raise ChatLoopError(CLOSED, "the client was closed")
+        if self._connection is not None and not self._connection.usable:
+            self._connection.abandon()
+            self._connection = None
+        if self._connection is None:
+            self._connection = AsyncConnection(
+                self._endpoint, self._connect_timeout_s, self._silence_timeout_s
+            )
+        return self._connection
