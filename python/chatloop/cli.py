@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .client import DEFAULT_ENDPOINT, Client
@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 # Options that are parameters of the request, by the parameter's name.
 _SAMPLING = (
-    ("max_tokens", int, "most tokens in the answer"),
+    ("max_tokens", int, "most tokens in the answer; default 256"),
     ("temperature", float, "0, the default, is greedy"),
     ("top_p", float, "nucleus sampling"),
     ("top_k", int, "0 is off"),
@@ -48,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except ChatLoopError as error:
         _end_line()
-        print(f"chatloop: {error}", file=sys.stderr)
-        return EXIT_UNREACHABLE if error.code == UNREACHABLE else EXIT_ERROR
+        missing = error.code == UNREACHABLE
+        cure = "; scripts/quickstart.sh --keep starts one on this machine" if missing else ""
+        print(f"chatloop: {error}{cure}", file=sys.stderr)
+        return EXIT_UNREACHABLE if missing else EXIT_ERROR
     except KeyboardInterrupt:
         _end_line()
         return EXIT_INTERRUPTED
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=_generate)
     generate.add_argument("prompt", help="'-' reads it from standard input")
     generate.add_argument("--chat", action="store_true", help="the prompt is a user's message")
-    generate.add_argument("--system", help="with --chat: the system's message before it")
+    generate.add_argument("--system", help="the system's message before it; implies --chat")
     for name, kind, text in _SAMPLING:
         generate.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
     generate.add_argument("--stop", action="append", help="end before this text; may be repeated")
@@ -92,8 +94,9 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
     parameters: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
     parameters.update(stop=options.stop)
     parameters.update(echo=options.echo or None, ignore_eos=options.ignore_eos or None)
-    if options.chat:
-        system = [{"role": "system", "content": options.system}] if options.system else []
+    if options.chat or options.system is not None:
+        said = [options.system] if options.system is not None else []
+        system = [{"role": "system", "content": text} for text in said]
         parameters["messages"] = [*system, {"role": "user", "content": prompt}]
     else:
         parameters["prompt"] = prompt
@@ -137,9 +140,21 @@ def _status(client: Client, options: argparse.Namespace) -> None:
         return
     workers = info.pop("workers", [])
     for name, value in info.items():
-        print(f"{name:12} {value}")
+        shown = ("no", "yes")[value] if isinstance(value, bool) else value
+        print(f"{name:12} {shown}")
     for worker in workers:
-        print("worker       " + "  ".join(f"{name}={value}" for name, value in worker.items()))
+        print(f"worker       {_worker_line(worker)}")
+
+
+def _worker_line(worker: Mapping[str, Any]) -> str:
+    """One worker of STATUS; roles are bits: 1 stage, 2 sampler."""
+    first, end = worker["layers"]
+    roles = []
+    if worker["roles"] & 1:
+        roles.append(f"layers {first}..{end - 1}")
+    if worker["roles"] & 2:
+        roles.append("sampler")
+    return f"{worker['name']}: {', '.join(roles)}; {worker['state']}, {worker['kernels']} kernels"
 
 
 def _ping(client: Client, options: argparse.Namespace) -> None:

@@ -268,6 +268,7 @@ def stop(args):
     pid = supervisor_pid(args.run)
     if pid is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is begun here is finished
     try:
         rpc = supervisor_rpc(args.run)
         rpc.stopProcess(ROUTER)

@@ -35,6 +35,7 @@ seconds_since() {  # START_US: seconds with one decimal
 step() {
     local what=$1 cure=$2 start=${EPOCHREALTIME/[.,]/} status
     shift 2
+    if [[ -t 1 ]]; then printf '… %s\r' "$what"; fi
     set +e
     (
         set -e
@@ -42,6 +43,10 @@ step() {
     ) > "$step_log" 2>&1
     status=$?
     set -e
+    if ((status == 130)); then
+        echo "$what: interrupted" >&2
+        exit 130
+    fi
     if ((status == 0)); then
         printf '✓ %-58s %6s s\n' "$what" "$(seconds_since "$start")"
         return

@@ -17,6 +17,16 @@ FINGERPRINT = "00c0ffee00c0ffee"
 Handler = Callable[["FakeRouter", list[Any]], None]
 
 
+STATUS_INFO = {
+    "router": "fake",
+    "ready": True,
+    "workers": [
+        {"name": "w0", "roles": 3, "layers": [0, 8], "state": "ready", "kernels": "avx2"},
+        {"name": "w1", "roles": 2, "layers": [0, 0], "state": "loading", "kernels": "avx2"},
+    ],
+}
+
+
 class FakeRouter:
     """Serves one front socket in a thread.
 
@@ -107,7 +117,7 @@ class FakeRouter:
         if body[0] == PING:
             answer = [1, PONG, body[1], self.incarnation]
         elif body[0] == STATUS_QUERY:
-            answer = [1, STATUS, {"router": "fake", "ready": True, "workers": [{"name": "w0"}]}]
+            answer = [1, STATUS, STATUS_INFO]
         else:
             self._peers[body[1]] = peer
             self._handler(self, body)

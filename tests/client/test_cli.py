@@ -59,8 +59,9 @@ def test_status_and_ping() -> None:
         ping = chatloop("ping", "--endpoint", router.endpoint)
     assert status.stdout.splitlines() == [
         "router       fake",
-        "ready        True",
-        "worker       name=w0",
+        "ready        yes",
+        "worker       w0: layers 0..7, sampler; ready, avx2 kernels",
+        "worker       w1: sampler; loading, avx2 kernels",
     ]
     assert re.fullmatch(r"router 0000000000000007: [\d.]+ ms\n", ping.stdout)
 

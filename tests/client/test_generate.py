@@ -13,6 +13,7 @@ from fake_router import (
     ERROR,
     FINGERPRINT,
     PROMPT_PIECE,
+    STATUS_INFO,
     SUBMIT,
     WORDS,
     FakeRouter,
@@ -193,4 +194,4 @@ def test_ping_and_status(connect: Connect) -> None:
         pong = client.ping()
         assert pong.router_incarnation == 99
         assert 0.0 < pong.round_trip_s < 5.0
-        assert client.status() == {"router": "fake", "ready": True, "workers": [{"name": "w0"}]}
+        assert client.status() == STATUS_INFO
