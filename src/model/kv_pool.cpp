@@ -6,7 +6,12 @@
 #include <string>
 #include <utility>
 
+#include "chatloop/core/ids.hpp"
+
 namespace chatloop {
+
+static_assert(kernel::kBlockPositions == kBlockRows, "one block for router and kernels");
+
 namespace {
 
 constexpr uint64_t kMebibyte = 1u << 20;

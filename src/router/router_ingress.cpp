@@ -9,7 +9,6 @@ namespace chatloop {
 
 namespace {
 
-constexpr uint32_t kBlockRows = 64;
 constexpr uint64_t kBytesPerToken = 16;  // far above what any text has on average
 
 // splitmix64 (Steele, Lea, Flood 2014): seeds for clients that gave none.

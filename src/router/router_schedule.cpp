@@ -7,16 +7,6 @@
 
 namespace chatloop {
 
-namespace {
-
-constexpr uint32_t kBlockRows = 64;
-
-uint32_t blocks_for(uint64_t rows) {
-    return static_cast<uint32_t>((rows + kBlockRows - 1) / kBlockRows);
-}
-
-}  // namespace
-
 void Router::schedule(TimeUs now) {
     admit(now);
     for (const auto& [generation, route] : cluster_.routes()) {

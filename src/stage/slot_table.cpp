@@ -6,14 +6,6 @@
 
 namespace chatloop {
 
-namespace {
-
-constexpr uint32_t kRows = 64;  // positions per block
-
-uint32_t blocks_for(uint64_t rows) { return static_cast<uint32_t>((rows + kRows - 1) / kRows); }
-
-}  // namespace
-
 SlotTable::SlotTable(uint32_t slots, uint32_t blocks, uint32_t blocks_per_slot)
     : blocks_(blocks), blocks_per_slot_(blocks_per_slot) {
     CL_ASSERT(slots > 0 && blocks > 0 && blocks_per_slot > 0);
@@ -32,10 +24,10 @@ bool SlotTable::continues(Generation generation, const wire::Item& item) const {
 
     const SlotState& held = slots_[item.slot];
     if ((item.flags & wire::kItemFirst) != 0) {
-        if (item.table_index != 0 || item.position % kRows != 0) return false;
+        if (item.table_index != 0 || item.position % kBlockRows != 0) return false;
         // Blocks in front of the first row come from the prefix cache: each must be full here.
-        for (uint32_t j = 0; j < item.position / kRows; ++j)
-            if (block_rows_[item.blocks[j]] != kRows) return false;
+        for (uint32_t j = 0; j < item.position / kBlockRows; ++j)
+            if (block_rows_[item.blocks[j]] != kBlockRows) return false;
         return true;
     }
     if (held.generation == 0) return false;
@@ -54,10 +46,10 @@ bool SlotTable::accept(Generation generation, const wire::Item& item) {
     held.generation = generation;
     held.rows = item.position + item.rows;
     held.blocks = item.table_index + static_cast<uint32_t>(item.blocks.size());
-    for (uint32_t j = item.position / kRows; j < held.blocks; ++j) {
-        const uint64_t first = uint64_t{j} * kRows;
+    for (uint32_t j = item.position / kBlockRows; j < held.blocks; ++j) {
+        const uint64_t first = uint64_t{j} * kBlockRows;
         const uint64_t rows = held.rows > first ? held.rows - first : 0;
-        block_rows_[table[j]] = static_cast<uint8_t>(std::min<uint64_t>(rows, kRows));
+        block_rows_[table[j]] = static_cast<uint8_t>(std::min<uint64_t>(rows, kBlockRows));
     }
     return true;
 }

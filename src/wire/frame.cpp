@@ -10,8 +10,7 @@ namespace chatloop::wire {
 namespace {
 
 constexpr uint8_t kAllFlags = kItemFirst | kItemRefused | kItemReplay;
-constexpr uint32_t kBlockPositions = 64;
-constexpr uint32_t kPositionsMax = kSequenceBlocksMax * kBlockPositions;
+constexpr uint32_t kPositionsMax = kSequenceBlocksMax * kBlockRows;
 constexpr size_t kValueBytes = 4;  // of a token id or an f32
 
 struct Layout {
@@ -54,8 +53,8 @@ void write_item(Writer& writer, const Item& item) {
 void check_item(const Item& item, Problem& problem) {
     // What precedes the position of a FIRST item is whole blocks of the prefix cache.
     const bool first = (item.flags & kItemFirst) != 0;
-    if (first && (item.table_index != 0 || item.position % kBlockPositions != 0 ||
-                  item.position / kBlockPositions > item.blocks.size())) {
+    if (first && (item.table_index != 0 || item.position % kBlockRows != 0 ||
+                  item.position / kBlockRows > item.blocks.size())) {
         problem.fail("item", "is FIRST and does not begin at 0 or behind blocks that it names");
     }
     if (item.position + item.rows > kPositionsMax) {

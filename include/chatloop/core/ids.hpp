@@ -13,5 +13,10 @@ using Slot = uint32_t;         // index of a running sequence in a share
 using BlockId = uint32_t;      // KV block in a share
 
 inline constexpr BlockId kNoBlock = UINT32_MAX;
+inline constexpr uint32_t kBlockRows = 64;  // positions that one KV block holds
+
+constexpr uint32_t blocks_for(uint64_t rows) {
+    return static_cast<uint32_t>((rows + kBlockRows - 1) / kBlockRows);
+}
 
 }  // namespace chatloop
