@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cstdio>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/model/fingerprint.hpp"
 
 namespace chatloop::actors {
@@ -127,9 +128,7 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
         hello.roles |= wire::kRoleSampler;
         sampler_ = std::make_unique<Sampler>(*kernels_);
     }
-    char incarnation[17];
-    std::snprintf(incarnation, sizeof incarnation, "%016llx",
-                  static_cast<unsigned long long>(config.incarnation));
+    const std::string incarnation = hex16(config.incarnation);
     for (const std::string& router : options.routers) {
         auto socket = std::make_unique<Socket>(context_, SocketKind::kDealer, SocketUse::kControl,
                                                "worker:" + options.name + ":" + incarnation);

@@ -2,15 +2,12 @@
 
 #include <xxhash.h>
 
-#include <cinttypes>
-#include <cstdio>
+#include "chatloop/core/hex.hpp"
 
 namespace chatloop {
 
 std::string Fingerprint::text() const {
-    char digits[17];
-    std::snprintf(digits, sizeof digits, "%016" PRIx64, value);
-    return digits;
+    return hex16(value);
 }
 
 Fingerprint numerics_fingerprint(const ModelSpec& spec) {

@@ -91,7 +91,7 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
         return send_to(peer, wire::Reject{"replaced", why, false});
     }
     const std::string reason = mismatch(hello);
-    if (!reason.empty() || hello.roles == 0 || sender == 0) {
+    if (!reason.empty()) {
         const std::string why = hello.name + " is refused: " + reason;
         return send_to(peer, wire::Reject{"mismatch", why, false});
     }

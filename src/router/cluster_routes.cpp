@@ -125,31 +125,30 @@ void Cluster::on_ready(WorkerPeer& worker, Generation generation, TimeUs now) {
     if (route == nullptr) return;
     route->not_ready.erase(worker.incarnation);
     on_fenced(worker, generation - 1, now);  // READY implies FENCED
-    maybe_up(*route, now);
+    maybe_up(*route);
 }
 
 void Cluster::on_link(LinkId link, bool up, TimeUs now) {
     for (auto& [generation, route] : routes_) {
         if (route.link != link) continue;
         route.link_up = up;
-        if (up) return maybe_up(route, now);
+        if (up) return maybe_up(route);
         if (route.up) fault(generation, "the link to stage 0 went down", now);
         return;
     }
 }
 
-void Cluster::maybe_up(Route& route, TimeUs now) {
+void Cluster::maybe_up(Route& route) {
     if (route.up || !route.link_up || !route.not_ready.empty()) return;
     route.up = true;
-    events_.on_route_up(route, now);
+    events_.on_route_up(route);
 }
 
-// Forgets the route and tells its workers; returns nothing to anybody: credit comes back with
-// FENCED.
-void Cluster::take_down(Generation generation) {
+// Forgets the route, tells its workers, and hands out what it was. Credit comes back with FENCED.
+Route Cluster::take_down(Generation generation) {
     const auto found = routes_.find(generation);
     CL_ASSERT(found != routes_.end());
-    const Route route = std::move(found->second);
+    Route route = std::move(found->second);
     routes_.erase(found);
     outbox_.close_link(route.link);
     for (const Incarnation incarnation : route.workers) {
@@ -159,15 +158,14 @@ void Cluster::take_down(Generation generation) {
         worker->second.fence_wanted = std::max(worker->second.fence_wanted, generation);
         send(worker->second, wire::Fence{worker->second.fence_wanted});
     }
+    return route;
 }
 
 void Cluster::fault(Generation generation, const std::string& why, TimeUs now) {
-    const auto found = routes_.find(generation);
-    if (found == routes_.end()) return;
-    const Route route = found->second;
-    take_down(generation);
+    if (find_route(generation) == nullptr) return;
+    const Route route = take_down(generation);
     form_at_ = now;
-    events_.on_route_down(route, why, now);
+    events_.on_route_down(route, why);
 }
 
 void Cluster::retire(Generation generation, TimeUs now) {

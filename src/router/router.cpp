@@ -2,8 +2,8 @@
 #include "chatloop/router/router.hpp"
 
 #include <algorithm>
-#include <cstdio>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 
 namespace chatloop {
@@ -20,11 +20,8 @@ Router::Router(const RouterConfig& config, Outbox& outbox, const TextEngine& tex
       text_(text),
       log_(std::move(log)),
       cluster_(config.cluster, outbox, *this),
+      fingerprint_(hex16(config.cluster.fingerprint)),
       seed_state_(config.seed) {
-    char hex[17];
-    std::snprintf(hex, sizeof hex, "%016llx",
-                  static_cast<unsigned long long>(config.cluster.fingerprint));
-    fingerprint_ = hex;
     CL_ASSERT(config.max_batch_size > 0 && config.max_batch_size <= kFrameItemsMax);
     CL_ASSERT(config.prefill_rows > 0);
     CL_ASSERT(config.max_batch_size + config.prefill_rows <= kFrameRowsMax);
@@ -45,8 +42,7 @@ void Router::on_worker_gone(const std::string& peer, TimeUs now) {
     schedule(now);
 }
 
-void Router::on_route_up(const Route& route, TimeUs now) {
-    (void)now;
+void Router::on_route_up(const Route& route) {
     ++counters_.routes_up;
     lanes_[route.generation];
     log_('i', "route " + std::to_string(route.generation) + " is up: " +
@@ -57,8 +53,7 @@ void Router::on_route_up(const Route& route, TimeUs now) {
 
 // What runs on a lost route ends with an error that may be retried: the client has the tokens so
 // far, and RESUME continues bit-exactly.
-void Router::on_route_down(const Route& route, const std::string& why, TimeUs now) {
-    (void)now;
+void Router::on_route_down(const Route& route, const std::string& why) {
     ++counters_.routes_down;
     log_('w', "route " + std::to_string(route.generation) + " is down: " + why, "");
     const auto found = lanes_.find(route.generation);

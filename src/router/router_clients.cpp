@@ -8,12 +8,13 @@ void Router::send(const std::string& client, const wire::RouterBody& body) {
 }
 
 void Router::reply_error(const std::string& client, std::optional<std::string> request_id,
-                         const Error& error) {
+                         const Error& error, uint32_t committed) {
     wire::Failure failure;
     failure.request_id = std::move(request_id);
     failure.code = error_name(error.code);
     failure.message = error.message;
     failure.retryable = error_retryable(error.code);
+    failure.committed = committed;
     send(client, failure);
 }
 

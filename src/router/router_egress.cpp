@@ -203,13 +203,8 @@ void Router::finish(Sequence& sequence, wire::Done done, TimeUs now) {
 
 void Router::fail(Sequence& sequence, const Error& error) {
     log_('w', std::string(error_name(error.code)) + ": " + error.message, sequence.request_id);
-    wire::Failure failure;
-    failure.request_id = sequence.request_id;
-    failure.code = error_name(error.code);
-    failure.message = error.message;
-    failure.retryable = error_retryable(error.code);
-    failure.committed = sequence.prompt_count == 0 ? 0 : sequence.committed();
-    send(sequence.client, failure);
+    const uint32_t committed = sequence.prompt_count == 0 ? 0 : sequence.committed();
+    reply_error(sequence.client, sequence.request_id, error, committed);
     forget(sequence);
 }
 

@@ -61,7 +61,7 @@ void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs 
     if (const auto* route = std::get_if<wire::Route>(&body)) on_route(*session, *route, now);
     if (const auto* fence = std::get_if<wire::Fence>(&body)) on_fence(*session, fence->through);
     if (const auto* beat = std::get_if<wire::RouterHeartbeat>(&body))
-        on_router_heartbeat(*session, *beat, now);
+        on_router_heartbeat(*session, *beat);
 }
 
 void Worker::on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
@@ -153,11 +153,9 @@ void Worker::forget_router(RouterSession& session, TimeUs now) {
         if (role->executor != nullptr) role->executor->forget(session.share);
 }
 
-void Worker::on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat,
-                                 TimeUs now) {
+void Worker::on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat) {
     if (beat.fence_through > session.fenced_through) on_fence(session, beat.fence_through);
     for (auto& [generation, route] : session.routes) report_ready(session, generation, route);
-    (void)now;
 }
 
 void Worker::on_link(LinkId link, bool up, TimeUs now) {

@@ -78,8 +78,8 @@ public:
     class Events {
     public:
         virtual ~Events() = default;
-        virtual void on_route_up(const Route& route, TimeUs now) = 0;
-        virtual void on_route_down(const Route& route, const std::string& why, TimeUs now) = 0;
+        virtual void on_route_up(const Route& route) = 0;
+        virtual void on_route_down(const Route& route, const std::string& why) = 0;
         virtual void on_worker_event(const WorkerPeer& worker, const std::string& what) = 0;
     };
 
@@ -120,13 +120,13 @@ private:
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
     void on_fenced(WorkerPeer& worker, Generation through, TimeUs now);
     void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
-    void maybe_up(Route& route, TimeUs now);
+    void maybe_up(Route& route);
     void form_route(TimeUs now);
     std::vector<Incarnation> find_chain(
         const std::function<bool(const WorkerPeer&)>& allowed) const;
     void install(const std::vector<Incarnation>& hops, TimeUs now);
     void send_route(WorkerPeer& worker, const Route& route);
-    void take_down(Generation generation);
+    Route take_down(Generation generation);
     void lose(Incarnation incarnation, const std::string& why, TimeUs now);
     void send(WorkerPeer& worker, wire::ControlBody body);
     void send_to(const std::string& peer, wire::ControlBody body);

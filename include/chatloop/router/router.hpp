@@ -158,14 +158,14 @@ private:
     // Clients.
     void send(const std::string& client, const wire::RouterBody& body);
     void reply_error(const std::string& client, std::optional<std::string> request_id,
-                     const Error& error);
+                     const Error& error, uint32_t committed = 0);
     Sequence* find_request(const std::string& client, const std::string& request_id);
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
     void send_status(const std::string& client);
 
     // Cluster::Events.
-    void on_route_up(const Route& route, TimeUs now) override;
-    void on_route_down(const Route& route, const std::string& why, TimeUs now) override;
+    void on_route_up(const Route& route) override;
+    void on_route_down(const Route& route, const std::string& why) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
 
     RouterConfig config_;

@@ -15,7 +15,6 @@ struct FrameInHand {
     Message bytes;           // what `frame.payload` points into
     wire::DataFrame frame;
     wire::RouteHop hop;      // this process's place on the frame's route
-    uint32_t hops = 0;       // hops of this route that this process is
     uint64_t arrival = 0;    // order of arrival in this process
     TimeUs accepted_at = 0;
     TimeUs started_at = 0;

@@ -113,8 +113,8 @@ public:
     std::vector<std::string> events;
 
 private:
-    void on_route_up(const Route& route, TimeUs) override { up.push_back(route.generation); }
-    void on_route_down(const Route& route, const std::string& why, TimeUs) override {
+    void on_route_up(const Route& route) override { up.push_back(route.generation); }
+    void on_route_down(const Route& route, const std::string& why) override {
         down.emplace_back(route.generation, why);
     }
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override {
