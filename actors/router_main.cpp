@@ -7,6 +7,7 @@
 
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
+#include "command_line.hpp"
 #include "common.hpp"
 #include "node.hpp"
 
@@ -18,18 +19,38 @@ constexpr char kActor[] = "chatloop-router";
 
 struct Options {
     std::string model;
-    std::string name = "router-0";
-    std::string ctrl = "tcp://127.0.0.1:7100";
-    std::string front = "tcp://127.0.0.1:7101";
-    std::string result = "tcp://127.0.0.1:7102";
+    std::string name;
+    std::string ctrl;
+    std::string front;
+    std::string result;
     std::string endpoints_file;
-    uint32_t max_batch_size = 32;
-    uint32_t prefill_rows = 64;
-    uint32_t max_queue_size = 512;
-    uint32_t heartbeat_interval_ms = 200;
-    uint32_t failure_threshold = 25;
-    std::string log_level = "info";
+    uint32_t max_batch_size = 0;
+    uint32_t prefill_rows = 0;
+    uint32_t max_queue_size = 0;
+    uint32_t heartbeat_interval_ms = 0;
+    uint32_t failure_threshold = 0;
 };
+
+Result<Options> router_options(const Settings& settings) {
+    const auto count = [&](const char* path) {
+        return static_cast<uint32_t>(settings.integer(path));
+    };
+    Options options;
+    Result<std::string> model = settings.required("model.path");
+    if (!model) return model.error();
+    options.model = std::move(*model);
+    options.name = settings.text("router.router_id");
+    options.ctrl = settings.text("bus.ctrl");
+    options.front = settings.text("bus.front");
+    options.result = settings.text("bus.result");
+    options.max_batch_size = count("batching.max_batch_size");
+    options.prefill_rows = count("batching.prefill_rows");
+    options.max_queue_size = count("batching.max_queue_size");
+    options.heartbeat_interval_ms =
+        static_cast<uint32_t>(settings.number("health_check_interval_secs") * 1000.0);
+    options.failure_threshold = count("failure_threshold");
+    return options;
+}
 
 class RouterNode final : public Node {
 public:
@@ -128,26 +149,13 @@ private:
     std::set<std::string> workers_gone_;
 };
 
-void add_options(CLI::App& app, Options& options) {
-    app.add_option("--model", options.model, "model directory")->required();
-    app.add_option("--name", options.name, "this router's name");
-    app.add_option("--ctrl", options.ctrl, "bind: control of the workers");
-    app.add_option("--front", options.front, "bind: clients");
-    app.add_option("--result", options.result, "bind: results; workers connect to it");
-    app.add_option("--endpoints-file", options.endpoints_file,
-                   "write the bound endpoints there as JSON");
-    app.add_option("--max-batch-size", options.max_batch_size, "decode rows per frame")
-        ->check(CLI::Range(1u, kFrameItemsMax));
-    app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
-        ->check(CLI::Range(1u, kFrameRowsMax - kFrameItemsMax));
-    app.add_option("--max-queue-size", options.max_queue_size, "requests that may wait")
-        ->check(CLI::Range(1u, 1u << 20));
-    app.add_option("--heartbeat-interval-ms", options.heartbeat_interval_ms, "both ways")
-        ->check(CLI::Range(10u, 60'000u));
-    app.add_option("--failure-threshold", options.failure_threshold,
-                   "silent intervals until a worker is dead")
-        ->check(CLI::Range(2u, 1000u));
-    app.add_option("--log-level", options.log_level)->check(CLI::IsMember({"info", "warn"}));
+// Prints one line and ends.
+int check_router(const Options& options, const ModelSpec& spec) {
+    for (const std::string& endpoint : {options.ctrl, options.front, options.result})
+        value_or_die(kActor, check_endpoint(endpoint, EndpointUse::kBind));
+    std::printf("%s: all is well: %s for %s, front at %s\n", kActor, options.name.c_str(),
+                spec.model_name.c_str(), options.front.c_str());
+    return kDrained;
 }
 
 }  // namespace
@@ -157,14 +165,24 @@ void add_options(CLI::App& app, Options& options) {
 int main(int argc, char** argv) {
     using namespace chatloop;
     using namespace chatloop::actors;
-    Options options;
     CLI::App app("ChatLoop's router: requests in, tokens out", kActor);
-    add_options(app, options);
-    parse_or_exit(app, kActor, argc, argv);
+    CommandLine command_line(app, kRouterRole);
+    std::string endpoints_file;
+    app.add_option("--endpoints-file", endpoints_file,
+                   "write the bound endpoints there as JSON");
+    const Settings settings = command_line.parse_or_exit(kActor, argc, argv);
+    Options options = value_or_die(kActor, router_options(settings));
+    options.endpoints_file = endpoints_file;
+    value_or_die(kActor, place_process(settings));
     die_with_parent();
     value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's
     const ModelSpec spec = value_or_die(kActor, read_spec(options.model));
     const auto text = value_or_die(kActor, load_text_engine(options.model + "/tokenizer"));
-    start_log(kActor, options.log_level);
+    if (command_line.check()) {
+        print_warnings(kActor, setting_warnings(settings));
+        return check_router(options, spec);
+    }
+    start_log(kActor, settings.text("observability.log_level"));
+    for (const std::string& warning : setting_warnings(settings)) log_line('w', warning);
     return RouterNode(options, spec, *text).run();
 }

@@ -1,14 +1,19 @@
 // chatloop-sampler: parse, wire, run.
 #include <CLI/CLI.hpp>
 
+#include "command_line.hpp"
 #include "worker_node.hpp"
 
 int main(int argc, char** argv) {
+    using namespace chatloop;
     using namespace chatloop::actors;
     constexpr char kActor[] = "chatloop-sampler";
-    WorkerOptions options;
     CLI::App app("ChatLoop's sampler: final norm, head, and the next token", kActor);
-    add_worker_options(app, options);
-    parse_or_exit(app, kActor, argc, argv);
+    CommandLine command_line(app, kSamplerRole);
+    const Settings settings = command_line.parse_or_exit(kActor, argc, argv);
+    WorkerOptions options = value_or_die(kActor, worker_options(kSamplerRole, settings, ""));
+    value_or_die(kActor, place_process(settings));
+    options.warnings = setting_warnings(settings);
+    if (command_line.check()) return check_worker(kActor, options);
     return run_worker(kActor, options);
 }

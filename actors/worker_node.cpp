@@ -1,12 +1,11 @@
 #include "worker_node.hpp"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cctype>
 #include <cstdio>
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/model/fingerprint.hpp"
+#include "command_line.hpp"
 
 namespace chatloop::actors {
 
@@ -14,30 +13,42 @@ namespace {
 
 constexpr uint64_t kTouchBytes = 8u << 20;  // weights per unit while loading
 
-struct LayerRange {
-    int32_t first = 0;
-    int32_t end = 0;
+// A worker's files, opened and checked.
+struct WorkerModel {
+    const kernel::Kernels* kernels = nullptr;
+    ModelSpec spec;
+    LayerRange layers;
+    StageModel stage;
+    HeadModel head;
 };
 
-Result<LayerRange> layer_range(const WorkerOptions& options, const ModelSpec& spec) {
-    if (!options.layers.empty()) {
-        LayerRange range;
-        char rest = 0;
-        const int read =
-            std::sscanf(options.layers.c_str(), "%d:%d%c", &range.first, &range.end, &rest);
-        if (read != 2 || range.first < 0 || range.first >= range.end || range.end > spec.n_layers)
-            return Error{ErrorCode::kInvalidRequest,
-                         "--layers " + options.layers + " is not FIRST:END within 0:" +
-                             std::to_string(spec.n_layers)};
-        return range;
+Result<WorkerModel> open_model(const WorkerOptions& options) {
+    WorkerModel model;
+    const Result<const kernel::Kernels*> kernels = choose_kernels(options.kernels);
+    if (!kernels) return kernels.error();
+    model.kernels = *kernels;
+    Result<ModelSpec> spec = read_spec(options.model);
+    if (!spec) return spec.error();
+    model.spec = std::move(*spec);
+    if (options.is_stage) {
+        const Result<LayerRange> layers = layer_range(options, model.spec);
+        if (!layers) return layers.error();
+        model.layers = *layers;
+        Result<StageModel> stage = open_stage(options.model, model.spec, layers->first,
+                                              layers->end, options.kv_cache_mb);
+        if (!stage) return stage.error();
+        model.stage = std::move(*stage);
+    } else if (!options.weights_file.empty() && options.weights_file != model.spec.head.file) {
+        return Error{ErrorCode::kInvalidRequest, "worker.weights_path: a sampler's weights are " +
+                                                     model.spec.head.file + ", not " +
+                                                     options.weights_file};
     }
-    const auto count = static_cast<int32_t>(spec.partitions.size());
-    if (options.partition < 0 || options.partition >= count)
-        return Error{ErrorCode::kInvalidRequest,
-                     "--partition must lie in 0.." + std::to_string(count - 1) +
-                         ": the model directory has " + std::to_string(count) + " partitions"};
-    const PartitionEntry& entry = spec.partitions[static_cast<size_t>(options.partition)];
-    return LayerRange{entry.layer_first, entry.layer_end};
+    if (!options.is_stage || options.with_sampler) {
+        Result<HeadModel> head = actors::open_head(options.model, model.spec);
+        if (!head) return head.error();
+        model.head = std::move(*head);
+    }
+    return model;
 }
 
 class WorkerNode final : public Node {
@@ -70,7 +81,6 @@ public:
     }
 
 private:
-    void open_model();
     void load_slice(TimeUs now);
     void on_link_change(LinkId id, bool up, TimeUs now) override {
         worker_->on_link(id, up, now);
@@ -78,11 +88,7 @@ private:
     void on_terminate(TimeUs now) override { worker_->drain(now); }
 
     WorkerOptions options_;
-    ModelSpec spec_;
-    const kernel::Kernels* kernels_ = nullptr;
-    LayerRange range_;
-    StageModel stage_model_;
-    HeadModel head_model_;
+    WorkerModel model_;
     std::unique_ptr<StageWorker> stage_;
     std::unique_ptr<Sampler> sampler_;
     std::unique_ptr<Worker> worker_;
@@ -93,7 +99,8 @@ private:
 
 WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     : Node(actor), options_(options), in_(context_, SocketKind::kPull, SocketUse::kData) {
-    open_model();
+    model_ = value_or_die(actor, open_model(options));
+    if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
     WorkerConfig config;
     config.incarnation = random_u64();
@@ -101,32 +108,32 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     wire::Hello& hello = config.hello;
     hello.name = options.name;
     hello.endpoint = connectable(actor, in_);
-    hello.layers = static_cast<uint32_t>(spec_.n_layers);
-    hello.width = static_cast<uint32_t>(spec_.hidden_size);
-    hello.vocab = static_cast<uint32_t>(spec_.vocab_size);
-    hello.model_id = spec_.model_id;
-    hello.cut_id = spec_.cut_id;
-    hello.fingerprint = numerics_fingerprint(spec_).value;
-    hello.kernels = kernels_->name;
+    hello.layers = static_cast<uint32_t>(model_.spec.n_layers);
+    hello.width = static_cast<uint32_t>(model_.spec.hidden_size);
+    hello.vocab = static_cast<uint32_t>(model_.spec.vocab_size);
+    hello.model_id = model_.spec.model_id;
+    hello.cut_id = model_.spec.cut_id;
+    hello.fingerprint = numerics_fingerprint(model_.spec).value;
+    hello.kernels = model_.kernels->name;
     hello.self_test = kernel::kSelfTestDigest;
     const auto shares = static_cast<uint32_t>(options.routers.size());
     hello.share = {std::max(1u, kShareFramesMax / shares), kShareBytesMax / shares, 0, 0};
     if (options.is_stage) {
         hello.roles |= wire::kRoleStage;
-        hello.layer_first = static_cast<uint32_t>(range_.first);
-        hello.layer_end = static_cast<uint32_t>(range_.end);
+        hello.layer_first = static_cast<uint32_t>(model_.layers.first);
+        hello.layer_end = static_cast<uint32_t>(model_.layers.end);
         hello.share.slots = std::max(1u, options.max_sequences / shares);
-        hello.share.blocks = stage_model_.pool->blocks() / shares;
+        hello.share.blocks = model_.stage.pool->blocks() / shares;
         StageConfig stage;
         stage.share = hello.share;
         stage.shares = shares;
         stage.vocab = hello.vocab;
-        stage.blocks_per_slot = blocks_per_slot(spec_);
+        stage.blocks_per_slot = blocks_per_slot(model_.spec);
         stage_ = std::make_unique<StageWorker>(stage);
     }
     if (!options.is_stage || options.with_sampler) {
         hello.roles |= wire::kRoleSampler;
-        sampler_ = std::make_unique<Sampler>(*kernels_);
+        sampler_ = std::make_unique<Sampler>(*model_.kernels);
     }
     const std::string incarnation = hex16(config.incarnation);
     for (const std::string& router : options.routers) {
@@ -145,36 +152,22 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     worker_ = std::make_unique<Worker>(std::move(config), *this, stage_.get(), sampler_.get());
 }
 
-void WorkerNode::open_model() {
-    kernels_ = value_or_die(actor_, choose_kernels(options_.kernels));
-    spec_ = value_or_die(actor_, read_spec(options_.model));
-    if (options_.is_stage) {
-        range_ = value_or_die(actor_, layer_range(options_, spec_));
-        stage_model_ = value_or_die(actor_, open_stage(options_.model, spec_, range_.first,
-                                                       range_.end, options_.kv_cache_mb));
-        if (options_.poison_kv) stage_model_.pool->poison();
-    }
-    if (!options_.is_stage || options_.with_sampler) {
-        head_model_ = value_or_die(actor_, actors::open_head(options_.model, spec_));
-    }
-}
-
 // LOADING: brings the weights into memory a slice a unit, so that heartbeats flow.
 void WorkerNode::load_slice(TimeUs now) {
     for (Checkpoint* checkpoint :
-         {stage_model_.checkpoint.get(), head_model_.checkpoint.get()}) {
+         {model_.stage.checkpoint.get(), model_.head.checkpoint.get()}) {
         if (checkpoint == nullptr || checkpoint->loaded()) continue;
         if (const Result<bool> touched = checkpoint->touch(kTouchBytes); !touched)
             die(actor_, touched.error());
         return;
     }
     if (stage_ != nullptr) {
-        finish_stage(stage_model_, spec_, *kernels_);
-        stage_->set_compute(*stage_model_.stack);
+        finish_stage(model_.stage, model_.spec, *model_.kernels);
+        stage_->set_compute(*model_.stage.stack);
     }
     if (sampler_ != nullptr) {
-        finish_head(head_model_, spec_, *kernels_);
-        sampler_->set_compute(*head_model_.head);
+        finish_head(model_.head, model_.spec, *model_.kernels);
+        sampler_->set_compute(*model_.head.head);
     }
     loaded_ = true;
     worker_->set_ready(now);
@@ -188,7 +181,7 @@ void WorkerNode::run_unit(TimeUs now) {
 }
 
 int WorkerNode::run() {
-    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + kernels_->name +
+    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + model_.kernels->name +
                       " kernels");
     loop_.run(*this);
     if (worker_->rejection()) {
@@ -201,27 +194,27 @@ int WorkerNode::run() {
 
 }  // namespace
 
-void add_worker_options(CLI::App& app, WorkerOptions& options) {
-    app.add_option("--model", options.model, "model directory")->required();
-    app.add_option("--name", options.name, "unique among the workers")->required();
-    app.add_option("--listen", options.listen, "bind: frames; peers connect to this address")
-        ->required();
-    app.add_option("--router", options.routers, "control endpoint of a router; repeatable");
-    app.add_option("--kernels", options.kernels, "auto, avx2 or reference");
-    app.add_option("--log-level", options.log_level)->check(CLI::IsMember({"info", "warn"}));
+int check_worker(const std::string& actor, const WorkerOptions& options) {
+    const WorkerModel model = value_or_die(actor, open_model(options));
+    value_or_die(actor, check_endpoint(options.listen, EndpointUse::kBind));
+    for (const std::string& router : options.routers)
+        value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
+    std::string layers;
+    if (options.is_stage)
+        layers = ", layers " + std::to_string(model.layers.first) + " to " +
+                 std::to_string(model.layers.end - 1);
+    print_warnings(actor, options.warnings);
+    std::printf("%s: all is well: %s of %s%s, to listen at %s\n", actor.c_str(),
+                options.name.c_str(), model.spec.model_name.c_str(), layers.c_str(),
+                options.listen.c_str());
+    return kDrained;
 }
 
 int run_worker(const std::string& actor, const WorkerOptions& options) {
-    const auto name_ok = [](char c) {
-        return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.';
-    };
-    if (options.name.empty() || options.name.size() > 64 ||
-        !std::all_of(options.name.begin(), options.name.end(), name_ok))
-        die(actor, {ErrorCode::kInvalidRequest,
-                    "--name takes 1 to 64 letters, digits, '-', '_' and '.'"});
     die_with_parent();
     WorkerNode node(actor, options);
     start_log(actor, options.log_level);
+    for (const std::string& warning : options.warnings) log_line('w', warning);
     return node.run();
 }
 

@@ -5,15 +5,12 @@
 #include <string>
 #include <vector>
 
+#include "chatloop/core/config.hpp"
 #include "chatloop/sampler/sampler.hpp"
 #include "chatloop/stage/stage_worker.hpp"
 #include "chatloop/worker/worker.hpp"
 #include "common.hpp"
 #include "node.hpp"
-
-namespace CLI {
-class App;
-}
 
 namespace chatloop::actors {
 
@@ -21,20 +18,35 @@ struct WorkerOptions {
     std::string model;
     std::string name;
     std::string listen;
-    std::vector<std::string> routers{"tcp://127.0.0.1:7100"};
-    std::string kernels = "auto";
-    int32_t partition = -1;     // stage: a partition of the metadata ...
-    std::string layers;         // ... or a range "first:end" of layers
+    std::vector<std::string> routers;
+    std::string kernels;
+    int32_t partition = -1;    // stage: a partition of the metadata, or
+    std::string weights_file;  // its file (a sampler's: the head), or
+    int32_t layer_first = -1;  // any range of layers, which is checked against both
+    int32_t layer_end = -1;
+    std::string layers_origin;
     bool with_sampler = false;
     bool is_stage = false;
-    uint64_t kv_cache_mb = 512;
-    uint32_t max_sequences = 128;
+    uint64_t kv_cache_mb = 0;
+    uint32_t max_sequences = 0;
     bool poison_kv = false;
-    std::string log_level = "info";
+    std::string log_level;
+    std::vector<std::string> warnings;  // for the log
 };
 
-void add_worker_options(CLI::App& app, WorkerOptions& options);
+struct LayerRange {
+    int32_t first = 0;
+    int32_t end = 0;
+};
 
+// `layers` is --layers FIRST:END or empty.
+Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
+                                     const std::string& layers);
+// A stage's layers: those of its partition, or the range that was given.
+Result<LayerRange> layer_range(const WorkerOptions& options, const ModelSpec& spec);
+
+// Opens what would be opened to run, prints one line and ends.
+int check_worker(const std::string& actor, const WorkerOptions& options);
 // Checks files and options, then runs until drained. The exit code.
 int run_worker(const std::string& actor, const WorkerOptions& options);
 

@@ -41,6 +41,7 @@ MAY_INCLUDE = {
 LIBRARY_HOME = {  # third-party headers that belong to one folder
     r"(zmq|zmq_addon)\.(hpp|h)": "bus",
     r"msgpack(\.hpp|\.h|/.*)": "wire",
+    r"yaml-cpp/.*": "core",
     r"(imm|emm|xmm|smm|nmm|avx)\w*intrin\.h": "kernel",
 }
 

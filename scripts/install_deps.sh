@@ -18,6 +18,7 @@ packages=(
     librandom123-dev
     libutfcpp-dev
     libxxhash-dev
+    libyaml-cpp-dev
     libzmq3-dev
     meson
     ninja-build

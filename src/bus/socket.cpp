@@ -164,8 +164,10 @@ bool is_address(const std::string& text) {
     return inet_pton(AF_INET, text.c_str(), &address) == 1;
 }
 
-// Whether `endpoint` is one, where `wildcard` stands for address or port when it is not empty.
-Status check(const std::string& endpoint, std::string_view wildcard) {
+}  // namespace
+
+Status check_endpoint(const std::string& endpoint, EndpointUse use) {
+    const bool wild = use == EndpointUse::kBind;  // `*` stands for address or port
     const Error error{ErrorCode::kInvalidRequest,
                       "endpoint '" + endpoint +
                           "' is neither tcp://<IPv4 address>:<port> nor ipc://<path>"};
@@ -178,13 +180,10 @@ Status check(const std::string& endpoint, std::string_view wildcard) {
     if (!endpoint.starts_with(kTcp) || colon < kTcp.size()) return error;
     const std::string address = endpoint.substr(kTcp.size(), colon - kTcp.size());
     const std::string_view port = std::string_view(endpoint).substr(colon + 1);
-    const bool wild = !wildcard.empty();
-    if (!is_address(address) && !(wild && address == wildcard)) return error;
-    if (!is_port(port) && !(wild && port == wildcard)) return error;
+    if (!is_address(address) && !(wild && address == "*")) return error;
+    if (!is_port(port) && !(wild && port == "*")) return error;
     return Ok{};
 }
-
-}  // namespace
 
 Socket::Socket(Context& context, SocketKind kind, SocketUse use, const std::string& routing_id)
     : kind_(kind),
@@ -203,7 +202,7 @@ Socket::~Socket() {
 }
 
 Status Socket::bind(const std::string& endpoint) {
-    const Status valid = check(endpoint, "*");
+    const Status valid = check_endpoint(endpoint, EndpointUse::kBind);
     if (!valid.ok()) return valid;
     if (zmq_bind(handle_, endpoint.c_str()) == 0) return Ok{};
     const int error = zmq_errno();
@@ -215,7 +214,7 @@ Status Socket::bind(const std::string& endpoint) {
 }
 
 Status Socket::connect(const std::string& endpoint) {
-    const Status valid = check(endpoint, "");
+    const Status valid = check_endpoint(endpoint, EndpointUse::kConnect);
     if (!valid.ok()) return valid;
     if (zmq_connect(handle_, endpoint.c_str()) == 0) return Ok{};
     return Error{ErrorCode::kInvalidRequest,

@@ -1,14 +1,54 @@
 #include "chatloop/bus/system.hpp"
 
+#include <sched.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <cerrno>
+#include <cstring>
 #include <ctime>
+#include <memory>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/limits.hpp"
 
 namespace chatloop {
+
+namespace {
+
+struct FreeCpuSet {
+    void operator()(cpu_set_t* set) const { CPU_FREE(set); }
+};
+using CpuSet = std::unique_ptr<cpu_set_t, FreeCpuSet>;
+
+const size_t kCpuSetBytes = CPU_ALLOC_SIZE(kCpusMax);
+
+CpuSet empty_cpu_set() {
+    CpuSet set(CPU_ALLOC(kCpusMax));
+    CL_ASSERT(set != nullptr);
+    CPU_ZERO_S(kCpuSetBytes, set.get());
+    return set;
+}
+
+}  // namespace
+
+std::vector<int> allowed_cpus() {
+    const CpuSet set = empty_cpu_set();
+    std::vector<int> cpus;
+    if (sched_getaffinity(0, kCpuSetBytes, set.get()) != 0) return cpus;
+    for (int cpu = 0; cpu < kCpusMax; ++cpu)
+        if (CPU_ISSET_S(static_cast<size_t>(cpu), kCpuSetBytes, set.get())) cpus.push_back(cpu);
+    return cpus;
+}
+
+Status pin_to_cpus(const std::vector<int>& cpus) {
+    const CpuSet set = empty_cpu_set();
+    for (const int cpu : cpus) CPU_SET_S(static_cast<size_t>(cpu), kCpuSetBytes, set.get());
+    if (sched_setaffinity(0, kCpuSetBytes, set.get()) == 0) return Ok{};
+    return Error{ErrorCode::kUnsupported,
+                 std::string("the process cannot be bound to its CPUs: ") + std::strerror(errno)};
+}
 
 TimeUs monotonic_now() {
     timespec time;

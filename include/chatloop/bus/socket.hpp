@@ -26,6 +26,10 @@ struct Envelope {
     Message message;
 };
 
+// Whether it has the form of one (Socket::bind tells which); kInvalidRequest.
+enum class EndpointUse : uint8_t { kBind, kConnect };
+Status check_endpoint(const std::string& endpoint, EndpointUse use);
+
 class Socket {
 public:
     // `routing_id` is what a ROUTER on the other side knows a DEALER by.

@@ -50,4 +50,10 @@ inline constexpr int64_t kUnitTargetUs = 25'000;        // one unit of work betw
 
 static_assert(4 * kShareFramesMax * 4 <= kHighWaterMark, "credits stay below a quarter of the HWM");
 
+// The process (docs/configuration.md).
+inline constexpr size_t kConfigBytesMax = 64u << 10;    // a configuration file
+inline constexpr uint32_t kRoutersMax = 16;             // that one worker serves
+inline constexpr size_t kPathBytesMax = 4096;
+inline constexpr int kCpusMax = 4096;
+
 }  // namespace chatloop

@@ -1,0 +1,116 @@
+#include "command_line.hpp"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "chatloop/bus/system.hpp"
+#include "chatloop/core/cpu_list.hpp"
+#include "common.hpp"
+
+namespace chatloop::actors {
+
+namespace {
+
+std::string help_of(const Setting& setting) {
+    std::string help = setting.help;
+    if (setting.kind == SettingKind::kChoice) help += std::string(", ") + setting.choices;
+    if (setting.fallback[0] != '\0') help += std::string(" (default ") + setting.fallback + ")";
+    return help;
+}
+
+constexpr double kSilenceWarnedSecs = 10.0;
+
+}  // namespace
+
+CommandLine::CommandLine(CLI::App& app, RoleBit role) : app_(app), role_(role) {
+    app.add_option("--config", config_, "YAML file with these settings (docs/configuration.md)");
+    app.add_flag("--check", check_, "only check settings and model files; exit code 0 when all is well");
+    for (const Setting& setting : all_settings()) {
+        if ((setting.roles & role) == 0 || setting.flag[0] == '\0') continue;
+        Entry& entry = entries_.emplace_back(Entry{&setting, nullptr, {}});
+        if (setting.kind == SettingKind::kSwitch) {
+            entry.option = app.add_flag(setting.flag);
+        } else {
+            entry.option = app.add_option(setting.flag, entry.texts);
+            entry.option->allow_extra_args(false)->type_name("");
+        }
+        entry.option->description(help_of(setting));
+    }
+}
+
+Result<Settings> CommandLine::resolve() const {
+    std::vector<RawSetting> file;
+    if (!config_.empty()) {
+        Result<std::vector<RawSetting>> read = read_config(config_, role_);
+        if (!read) return read.error();
+        file = std::move(*read);
+    }
+    std::vector<RawSetting> flags;
+    for (const Entry& entry : entries_) {
+        if (entry.option->count() == 0) continue;
+        const SettingKind kind = entry.setting->kind;
+        const std::string flag = entry.setting->flag;
+        if (kind != SettingKind::kTexts && entry.option->count() > 1)
+            return Error{ErrorCode::kInvalidRequest, flag + ": given twice"};
+        const bool is_switch = kind == SettingKind::kSwitch;
+        flags.push_back({entry.setting,
+                         is_switch ? std::vector<std::string>{"true"} : entry.texts, flag});
+    }
+    const auto environment = [](const char* name) -> const char* { return std::getenv(name); };
+    return Settings::resolve(role_, file, environment, flags);
+}
+
+Settings CommandLine::parse_or_exit(const std::string& actor, int argc, char** argv) {
+    actors::parse_or_exit(app_, actor, argc, argv);
+    return value_or_die(actor, resolve());
+}
+
+Status place_process(const Settings& settings) {
+    std::vector<int> cpus;
+    if (settings.has("worker.cpu_cores")) {
+        Result<std::vector<int>> parsed = parse_cpu_list(settings.text("worker.cpu_cores"));
+        const std::string origin = settings.origin("worker.cpu_cores");
+        if (!parsed)
+            return Error{ErrorCode::kInvalidRequest, origin + ": " + parsed.error().message};
+        cpus = std::move(*parsed);
+        const std::vector<int> allowed = allowed_cpus();
+        for (const int cpu : cpus) {
+            if (std::binary_search(allowed.begin(), allowed.end(), cpu)) continue;
+            return Error{ErrorCode::kInvalidRequest,
+                         origin + ": there is no CPU " + std::to_string(cpu) +
+                             " for this process; it may run on " + cpu_list_text(allowed)};
+        }
+    }
+    if (!settings.flag("worker.enable_cpu_pinning")) return Ok{};
+    if (cpus.empty())
+        return Error{ErrorCode::kInvalidRequest, settings.origin("worker.enable_cpu_pinning") +
+                                                     ": give worker.cpu_cores, too"};
+    return pin_to_cpus(cpus);
+}
+
+std::vector<std::string> setting_warnings(const Settings& settings) {
+    std::vector<std::string> warnings;
+    for (const char* path : {"worker.numa_node", "batching.batching_window_ms",
+                             "performance.preallocate_activations",
+                             "observability.otel_endpoint"}) {
+        if (settings.given(path)) warnings.push_back(settings.origin(path) + " has no effect yet");
+    }
+    if (settings.has("failure_threshold")) {
+        const double silence = settings.number("health_check_interval_secs") *
+                               static_cast<double>(settings.integer("failure_threshold"));
+        if (silence > kSilenceWarnedSecs)
+            warnings.push_back("a worker that hangs is noticed after " +
+                               std::to_string(static_cast<int>(silence)) +
+                               " s only: health_check_interval_secs times failure_threshold");
+    }
+    return warnings;
+}
+
+void print_warnings(const std::string& actor, const std::vector<std::string>& warnings) {
+    for (const std::string& warning : warnings)
+        std::fprintf(stderr, "%s: %s\n", actor.c_str(), warning.c_str());
+}
+
+}  // namespace chatloop::actors

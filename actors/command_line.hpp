@@ -1,0 +1,48 @@
+// The command line of router, stage and sampler: --config, --check, and an option for every key of
+// the table (core/config.hpp) that has one.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "chatloop/core/config.hpp"
+
+namespace CLI {
+class App;
+class Option;
+}
+
+namespace chatloop::actors {
+
+class CommandLine {
+public:
+    CommandLine(CLI::App& app, RoleBit role);
+
+    // The settings of file, environment and command line, or the end of the process with one line.
+    Settings parse_or_exit(const std::string& actor, int argc, char** argv);
+    bool check() const { return check_; }  // only say whether all is well
+
+private:
+    struct Entry {
+        const Setting* setting;
+        CLI::Option* option;
+        std::vector<std::string> texts;
+    };
+    Result<Settings> resolve() const;
+
+    CLI::App& app_;
+    RoleBit role_;
+    std::string config_;
+    bool check_ = false;
+    std::deque<Entry> entries_;  // the options write to `texts`: no element moves
+};
+
+// Runs the process on the CPUs that it is to have, checks that they are there.
+Status place_process(const Settings& settings);
+
+// What is accepted but does not do what its user may hope.
+std::vector<std::string> setting_warnings(const Settings& settings);
+void print_warnings(const std::string& actor, const std::vector<std::string>& warnings);
+
+}  // namespace chatloop::actors

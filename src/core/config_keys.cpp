@@ -1,0 +1,123 @@
+// Every key of every configuration file, in the order of docs/configuration.md.
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+#include "chatloop/core/config.hpp"
+#include "chatloop/core/limits.hpp"
+
+namespace chatloop {
+
+namespace {
+
+using enum SettingKind;
+
+constexpr Setting text(const char* path, const char* flag, uint8_t roles, const char* fallback,
+                       const char* help) {
+    return {path, flag, roles, kText, 0, 0, "", fallback, help};
+}
+constexpr Setting texts(const char* path, const char* flag, uint8_t roles, const char* fallback,
+                        const char* help) {
+    return {path, flag, roles, kTexts, 0, 0, "", fallback, help};
+}
+constexpr Setting choice(const char* path, const char* flag, uint8_t roles, const char* choices,
+                         const char* fallback, const char* help) {
+    return {path, flag, roles, kChoice, 0, 0, choices, fallback, help};
+}
+constexpr Setting integer(const char* path, const char* flag, uint8_t roles, double min, double max,
+                          const char* fallback, const char* help) {
+    return {path, flag, roles, kInteger, min, max, "", fallback, help};
+}
+constexpr Setting number(const char* path, const char* flag, uint8_t roles, double min, double max,
+                         const char* fallback, const char* help) {
+    return {path, flag, roles, kNumber, min, max, "", fallback, help};
+}
+constexpr Setting on_off(const char* path, const char* flag, uint8_t roles, const char* fallback,
+                         const char* help) {
+    return {path, flag, roles, kSwitch, 0, 0, "", fallback, help};
+}
+
+constexpr std::array kSettings = {
+    text("model.path", "--model", kAllRoles, "", "model directory"),
+    integer("model.partition", "--partition", kStageRole, 0, 4095, "",
+            "the layers of this partition of the model directory"),
+    on_off("model.allow_paging", "--allow-paging", kWorkerRoles, "false",
+           "start although weights and cache exceed the free memory"),
+
+    text("router.router_id", "--name", kRouterRole, "router-0", "this router's name"),
+    text("worker.worker_id", "--name", kWorkerRoles, "", "unique among the workers"),
+    integer("worker.layer_group.start_layer", "", kStageRole, 0, 4095, "", "first layer"),
+    integer("worker.layer_group.end_layer", "", kStageRole, 1, 4096, "", "behind the last layer"),
+    text("worker.weights_path", "", kWorkerRoles, "",
+         "a partition file: gives model.path and model.partition"),
+    on_off("worker.with_sampler", "--with-sampler", kStageRole, "false",
+           "this process is the sampler, too"),
+    on_off("worker.enable_cpu_pinning", "--enable-cpu-pinning", kAllRoles, "false",
+           "run on worker.cpu_cores only"),
+    text("worker.cpu_cores", "--cpu-cores", kAllRoles, "", "CPUs, e.g. 0-3,6"),
+    integer("worker.numa_node", "", kAllRoles, 0, 1023, "", "NUMA node of the memory"),
+
+    text("bus.ctrl", "--ctrl", kRouterRole, "tcp://127.0.0.1:7100", "bind: control of the workers"),
+    text("bus.front", "--front", kRouterRole, "tcp://127.0.0.1:7101", "bind: clients"),
+    text("bus.result", "--result", kRouterRole, "tcp://127.0.0.1:7102",
+         "bind: results; workers connect to it"),
+    text("bus.listen", "--listen", kWorkerRoles, "",
+         "bind: frames; peers connect to this address"),
+    texts("bus.routers", "--router", kWorkerRoles, "tcp://127.0.0.1:7100",
+          "control endpoints of the routers"),
+    number("bus.client_silence_secs", "--client-silence-secs", kRouterRole, 0.1, 86400, "30",
+           "a client that is silent for so long is gone"),
+
+    integer("batching.max_batch_size", "--max-batch-size", kRouterRole, 1, kFrameItemsMax, "32",
+            "decode rows per frame"),
+    integer("batching.prefill_rows", "--prefill-rows", kRouterRole, 1,
+            kFrameRowsMax - kFrameItemsMax, "64", "prompt rows per frame"),
+    integer("batching.max_queue_size", "--max-queue-size", kRouterRole, 1, 1 << 20, "512",
+            "requests that may wait"),
+    number("batching.batching_window_ms", "", kRouterRole, 0, 1000, "",
+           "how long a free place waits for company"),
+
+    integer("performance.kv_cache_mb", "--kv-cache-mb", kStageRole, 1, 1 << 24, "512",
+            "KV cache, MiB"),
+    integer("performance.max_sequences", "--max-sequences", kStageRole, 1, kSlotsMax, "128",
+            "sequences at once"),
+    on_off("performance.enable_simd", "", kWorkerRoles, "true", "false: the scalar kernels"),
+    choice("performance.kernels", "--kernels", kWorkerRoles, "auto|avx2|reference", "auto",
+           "which kernels compute"),
+    on_off("performance.preallocate_activations", "", kWorkerRoles, "",
+           "touch the activations' memory at the start"),
+
+    choice("observability.log_level", "--log-level", kAllRoles, "debug|info|warn|error", "info",
+           "what is logged"),
+    text("observability.otel_endpoint", "", kAllRoles, "", "where spans go"),
+
+    number("health_check_interval_secs", "--health-check-interval-secs", kRouterRole, 0.01, 60,
+           "0.2", "heartbeats, both ways"),
+    integer("failure_threshold", "--failure-threshold", kRouterRole, 2, 1000, "25",
+            "silent intervals until a worker is dead"),
+    number("drain_timeout_secs", "--drain-timeout-secs", kAllRoles, 0, 3600, "",
+           "how long SIGTERM waits for running requests; 30 for the router, 20 for workers"),
+};
+
+}  // namespace
+
+std::span<const Setting> all_settings() { return kSettings; }
+
+const Setting& setting_of(std::string_view path) {
+    const auto found = std::find_if(kSettings.begin(), kSettings.end(),
+                                    [path](const Setting& s) { return path == s.path; });
+    CL_ASSERT(found != kSettings.end());
+    return *found;
+}
+
+std::string environment_name(const Setting& setting) {
+    std::string_view path = setting.path;
+    for (const std::string_view section : {"worker.", "router."})
+        if (path.starts_with(section)) path.remove_prefix(section.size());
+    std::string name = "CHATLOOP_";
+    for (const char c : path)
+        name += c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    return name;
+}
+
+}  // namespace chatloop
