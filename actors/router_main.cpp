@@ -162,9 +162,10 @@ int main(int argc, char** argv) {
     add_options(app, options);
     parse_or_exit(app, kActor, argc, argv);
     die_with_parent();
+    report_lost_pages(kActor, kConfig);
     value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's
     const ModelSpec spec = value_or_die(kActor, read_spec(options.model));
-    const auto text = value_or_die(kActor, load_text_engine(options.model + "/tokenizer"));
+    const auto text = value_or_die(kActor, open_text(options.model, spec));
     start_log(kActor, options.log_level);
     return RouterNode(options, spec, *text).run();
 }

@@ -12,8 +12,6 @@ namespace chatloop::actors {
 
 namespace {
 
-constexpr uint64_t kTouchBytes = 8u << 20;  // weights per unit while loading
-
 struct LayerRange {
     int32_t first = 0;
     int32_t end = 0;
@@ -152,20 +150,23 @@ void WorkerNode::open_model() {
         range_ = value_or_die(actor_, layer_range(options_, spec_));
         stage_model_ = value_or_die(actor_, open_stage(options_.model, spec_, range_.first,
                                                        range_.end, options_.kv_cache_mb));
-        if (options_.poison_kv) stage_model_.pool->poison();
     }
     if (!options_.is_stage || options_.with_sampler) {
         head_model_ = value_or_die(actor_, actors::open_head(options_.model, spec_));
     }
+    value_or_die(actor_,
+                 check_memory(spec_, {&stage_model_, 1}, head_model_, options_.allow_paging));
+    if (options_.is_stage && options_.poison_kv) stage_model_.pool->poison();
 }
 
-// LOADING: brings the weights into memory a slice a unit, so that heartbeats flow.
+// LOADING: reads and checks the weights a slice a unit, so that heartbeats flow.
 void WorkerNode::load_slice(TimeUs now) {
     for (Checkpoint* checkpoint :
          {stage_model_.checkpoint.get(), head_model_.checkpoint.get()}) {
         if (checkpoint == nullptr || checkpoint->loaded()) continue;
-        if (const Result<bool> touched = checkpoint->touch(kTouchBytes); !touched)
-            die(actor_, touched.error());
+        if (value_or_die(actor_, checkpoint->load(kLoadBytes))) {
+            for (const std::string& outcome : checkpoint->outcomes()) log_line('i', outcome);
+        }
         return;
     }
     if (stage_ != nullptr) {
@@ -208,6 +209,8 @@ void add_worker_options(CLI::App& app, WorkerOptions& options) {
         ->required();
     app.add_option("--router", options.routers, "control endpoint of a router; repeatable");
     app.add_option("--kernels", options.kernels, "auto, avx2 or reference");
+    app.add_flag("--allow-paging", options.allow_paging,
+                 "start although the weights do not fit into memory");
     app.add_option("--log-level", options.log_level)->check(CLI::IsMember({"info", "warn"}));
 }
 
@@ -220,6 +223,7 @@ int run_worker(const std::string& actor, const WorkerOptions& options) {
         die(actor, {ErrorCode::kInvalidRequest,
                     "--name takes 1 to 64 letters, digits, '-', '_' and '.'"});
     die_with_parent();
+    report_lost_pages(actor, kConfig);
     WorkerNode node(actor, options);
     start_log(actor, options.log_level);
     return node.run();

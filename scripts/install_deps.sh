@@ -20,6 +20,7 @@ packages=(
     libxxhash-dev
     libzmq3-dev
     meson
+    nettle-dev
     ninja-build
     nlohmann-json3-dev
     pkg-config
