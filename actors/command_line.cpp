@@ -26,7 +26,7 @@ constexpr double kSilenceWarnedSecs = 10.0;
 
 CommandLine::CommandLine(CLI::App& app, RoleBit role) : app_(app), role_(role) {
     app.add_option("--config", config_, "YAML file with these settings (docs/configuration.md)");
-    app.add_flag("--check", check_, "only check settings and model files; exit code 0 when all is well");
+    app.add_flag("--check", check_, "only check settings and model files; 0 when all is well");
     for (const Setting& setting : all_settings()) {
         if ((setting.roles & role) == 0 || setting.flag[0] == '\0') continue;
         Entry& entry = entries_.emplace_back(Entry{&setting, nullptr, {}});

@@ -15,7 +15,9 @@
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
+#include "chatloop/model/file_check.hpp"
 #include "chatloop/model/fingerprint.hpp"
+#include "chatloop/model/memory_fit.hpp"
 
 namespace chatloop::actors {
 
@@ -145,6 +147,32 @@ Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec)
     return model;
 }
 
+Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
+                    const HeadModel& head, bool allow_paging) {
+    // Frames in the queues, code, stack, and what the allocator keeps.
+    constexpr uint64_t kProcessBytes = kShareBytesMax + (64u << 20);
+    MemoryNeed need;
+    need.activations = kProcessBytes;
+    const Checkpoint* largest = nullptr;
+    const auto add_weights = [&](const Checkpoint& checkpoint) {
+        need.weights += checkpoint.bytes_total();
+        if (largest == nullptr || checkpoint.bytes_total() > largest->bytes_total())
+            largest = &checkpoint;
+    };
+    for (const StageModel& stage : stages) {
+        if (stage.checkpoint == nullptr) continue;
+        add_weights(*stage.checkpoint);
+        need.kv_cache += stage.pool->bytes();
+        need.activations += LayerStack::scratch_bytes(spec);
+    }
+    if (head.checkpoint != nullptr) {
+        add_weights(*head.checkpoint);
+        need.activations += Head::scratch_bytes(spec);
+    }
+    CL_ASSERT(largest != nullptr);
+    return check_memory_fit(need, available_memory(), allow_paging, largest->largest_file());
+}
+
 // Rows of a unit such that one layer of them is predicted under the unit target, from a cautious
 // guess of the table's speed. It changes no bit, only how often the loop looks at its sockets.
 static uint32_t unit_rows(const ModelSpec& spec, const kernel::Kernels& kernels) {
@@ -165,6 +193,26 @@ void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernel
 
 void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels) {
     model.head = std::make_unique<Head>(spec, *model.checkpoint, kernels);
+}
+
+Status check_vocabulary(const std::string& model_dir, const ModelSpec& spec, int32_t token_ids) {
+    if (token_ids <= spec.vocab_size) return Ok{};
+    return Error{ErrorCode::kBadFile,
+                 model_dir + "/tokenizer/tokenizer.json: of another vocabulary: it has " +
+                     std::to_string(token_ids) + " ids, the model " +
+                     std::to_string(spec.vocab_size) + "; copy all files of one split"};
+}
+
+Result<std::unique_ptr<TextEngine>> open_text(const std::string& model_dir,
+                                              const ModelSpec& spec) {
+    for (const FileEntry& file : spec.tokenizer_files) {
+        if (Status sound = verify_file(model_dir, file); !sound) return sound.error();
+    }
+    Result<std::unique_ptr<TextEngine>> text = load_text_engine(model_dir + "/tokenizer");
+    if (!text) return text;
+    const Status fits = check_vocabulary(model_dir, spec, (*text)->vocab_size());
+    if (!fits) return fits.error();
+    return text;
 }
 
 uint32_t blocks_per_slot(const ModelSpec& spec) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "chatloop/core/result.hpp"
@@ -13,6 +14,7 @@
 #include "chatloop/model/layer_stack.hpp"
 #include "chatloop/model/spec.hpp"
 #include "chatloop/router/router.hpp"
+#include "chatloop/text/text.hpp"
 
 namespace CLI {
 class App;
@@ -64,9 +66,18 @@ struct HeadModel {
 Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
                               int32_t layer_first, int32_t layer_end, uint64_t kv_cache_mb);
 Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec);
-// Once the pages are touched.
+// Before pages are touched: whether all parts of a process fit into memory. Parts may be empty.
+Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
+                    const HeadModel& head, bool allow_paging);
+// Once the weights are loaded.
 void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
 void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
+
+// The tokenizer of the model directory, if its files are those of the split and it fits the model.
+Result<std::unique_ptr<TextEngine>> open_text(const std::string& model_dir,
+                                              const ModelSpec& spec);
+// kBadFile when the tokenizer of `model_dir` knows ids that a model of `spec` does not.
+Status check_vocabulary(const std::string& model_dir, const ModelSpec& spec, int32_t token_ids);
 
 // Positions that a slot's table may name: whole blocks of the context.
 uint32_t blocks_per_slot(const ModelSpec& spec);

@@ -36,6 +36,7 @@ struct Options {
     std::string kernels = "auto";
     uint64_t kv_cache_mb = 512;
     bool poison_kv = false;
+    bool allow_paging = false;
     uint32_t prefill_rows = 64;
     uint32_t max_batch_size = 32;
 };
@@ -79,6 +80,7 @@ private:
 };
 
 Cpud::Cpud(const Options& options) : options_(options) {
+    report_lost_pages(kActor, actors::kConfig);
     read_requests();
     load();
 }
@@ -116,7 +118,7 @@ void Cpud::load() {
     if (options_.stages < 1 || options_.stages > spec_.n_layers)
         actors::die(kActor, {ErrorCode::kInvalidRequest,
                              "--stages must lie in 1.." + std::to_string(spec_.n_layers)});
-    text_ = actors::value_or_die(kActor, load_text_engine(options_.model + "/tokenizer"));
+    text_ = actors::value_or_die(kActor, actors::open_text(options_.model, spec_));
     LocalClusterConfig config;
     config.router = actors::router_config(spec_);
     config.router.seed = actors::random_u64();
@@ -133,19 +135,23 @@ void Cpud::load() {
         const int32_t first = i * spec_.n_layers / options_.stages;
         const int32_t end = (i + 1) * spec_.n_layers / options_.stages;
         const uint64_t kv_mb = std::max<uint64_t>(1, options_.kv_cache_mb / options_.stages);
-        auto stage = actors::value_or_die(
-            kActor, actors::open_stage(options_.model, spec_, first, end, kv_mb));
-        while (!actors::value_or_die(kActor, stage.checkpoint->touch(64u << 20))) {
-        }
-        if (options_.poison_kv) stage.pool->poison();
-        actors::finish_stage(stage, spec_, *kernels_);
-        blocks = std::min(blocks, stage.pool->blocks());
-        stages_.push_back(std::move(stage));
-        config.stages.push_back({stages_.back().stack.get(), static_cast<uint32_t>(first),
+        stages_.push_back(actors::value_or_die(
+            kActor, actors::open_stage(options_.model, spec_, first, end, kv_mb)));
+        blocks = std::min(blocks, stages_.back().pool->blocks());
+        config.stages.push_back({nullptr, static_cast<uint32_t>(first),
                                  static_cast<uint32_t>(end)});
     }
     head_ = actors::value_or_die(kActor, actors::open_head(options_.model, spec_));
-    while (!actors::value_or_die(kActor, head_.checkpoint->touch(64u << 20))) {
+    actors::value_or_die(
+        kActor, actors::check_memory(spec_, stages_, head_, options_.allow_paging));
+    for (size_t i = 0; i < stages_.size(); ++i) {
+        while (!actors::value_or_die(kActor, stages_[i].checkpoint->load(kLoadBytes))) {
+        }
+        if (options_.poison_kv) stages_[i].pool->poison();
+        actors::finish_stage(stages_[i], spec_, *kernels_);
+        config.stages[i].compute = stages_[i].stack.get();
+    }
+    while (!actors::value_or_die(kActor, head_.checkpoint->load(kLoadBytes))) {
     }
     actors::finish_head(head_, spec_, *kernels_);
     config.head = head_.head.get();
@@ -255,6 +261,8 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--kernels", options.kernels, "auto, avx2 or reference");
     app.add_option("--kv-cache-mb", options.kv_cache_mb, "KV cache of the whole model, MiB");
     app.add_flag("--poison-kv", options.poison_kv, "fill unwritten KV with NaN (for tests)");
+    app.add_flag("--allow-paging", options.allow_paging,
+                 "start although the weights do not fit into memory");
     app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
         ->check(CLI::Range(1u, kFrameRowsMax - 32));
     app.add_option("--max-batch-size", options.max_batch_size, "decode rows per frame")

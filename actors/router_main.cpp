@@ -175,9 +175,10 @@ int main(int argc, char** argv) {
     options.endpoints_file = endpoints_file;
     value_or_die(kActor, place_process(settings));
     die_with_parent();
+    report_lost_pages(kActor, kConfig);
     value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's
     const ModelSpec spec = value_or_die(kActor, read_spec(options.model));
-    const auto text = value_or_die(kActor, load_text_engine(options.model + "/tokenizer"));
+    const auto text = value_or_die(kActor, open_text(options.model, spec));
     if (command_line.check()) {
         print_warnings(kActor, setting_warnings(settings));
         return check_router(options, spec);

@@ -11,8 +11,6 @@ namespace chatloop::actors {
 
 namespace {
 
-constexpr uint64_t kTouchBytes = 8u << 20;  // weights per unit while loading
-
 // A worker's files, opened and checked.
 struct WorkerModel {
     const kernel::Kernels* kernels = nullptr;
@@ -48,6 +46,9 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
         if (!head) return head.error();
         model.head = std::move(*head);
     }
+    const Status fits = check_memory(model.spec, {&model.stage, 1}, model.head,
+                                     options.allow_paging);
+    if (!fits) return fits.error();
     return model;
 }
 
@@ -152,13 +153,14 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     worker_ = std::make_unique<Worker>(std::move(config), *this, stage_.get(), sampler_.get());
 }
 
-// LOADING: brings the weights into memory a slice a unit, so that heartbeats flow.
+// LOADING: reads and checks the weights a slice a unit, so that heartbeats flow.
 void WorkerNode::load_slice(TimeUs now) {
     for (Checkpoint* checkpoint :
          {model_.stage.checkpoint.get(), model_.head.checkpoint.get()}) {
         if (checkpoint == nullptr || checkpoint->loaded()) continue;
-        if (const Result<bool> touched = checkpoint->touch(kTouchBytes); !touched)
-            die(actor_, touched.error());
+        if (value_or_die(actor_, checkpoint->load(kLoadBytes))) {
+            for (const std::string& outcome : checkpoint->outcomes()) log_line('i', outcome);
+        }
         return;
     }
     if (stage_ != nullptr) {
@@ -212,6 +214,7 @@ int check_worker(const std::string& actor, const WorkerOptions& options) {
 
 int run_worker(const std::string& actor, const WorkerOptions& options) {
     die_with_parent();
+    report_lost_pages(actor, kConfig);
     WorkerNode node(actor, options);
     start_log(actor, options.log_level);
     for (const std::string& warning : options.warnings) log_line('w', warning);

@@ -30,6 +30,7 @@ struct WorkerOptions {
     uint64_t kv_cache_mb = 0;
     uint32_t max_sequences = 0;
     bool poison_kv = false;
+    bool allow_paging = false;  // weights may exceed the memory
     std::string log_level;
     std::vector<std::string> warnings;  // for the log
 };

@@ -94,6 +94,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     Result<std::string> kernels = kernels_of(settings);
     if (!kernels) return kernels.error();
     options.kernels = std::move(*kernels);
+    options.allow_paging = settings.flag("model.allow_paging");
     options.log_level = settings.text("observability.log_level");
     if (!options.is_stage) return options;
 

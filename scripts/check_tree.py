@@ -42,6 +42,7 @@ LIBRARY_HOME = {  # third-party headers that belong to one folder
     r"(zmq|zmq_addon)\.(hpp|h)": "bus",
     r"msgpack(\.hpp|\.h|/.*)": "wire",
     r"yaml-cpp/.*": "core",
+    r"nettle/.*": "model",
     r"(imm|emm|xmm|smm|nmm|avx)\w*intrin\.h": "kernel",
 }
 
@@ -269,6 +270,7 @@ SAMPLES = [
     (library_homes, "actors/router_main.cpp",
      "#include <msgpack.hpp>",
      '#include "chatloop/wire/codec.hpp"'),
+    (library_homes, "actors/a.cpp", "#include <nettle/sha2.h>", "#include <string>"),
     (library_homes, "src/model/a.cpp", "#include <immintrin.h>", "#include <cmath>"),
     (one_thread, "src/core/a.cpp", "std::thread t(run);", "std::this_thread_is_fine();"),
     (one_thread, "src/core/a.cpp", "auto f = std::async(run);", "// asynchronous"),

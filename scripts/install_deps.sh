@@ -21,6 +21,7 @@ packages=(
     libyaml-cpp-dev
     libzmq3-dev
     meson
+    nettle-dev
     ninja-build
     nlohmann-json3-dev
     pkg-config

@@ -93,7 +93,8 @@ private:
     Status read_section(const YAML::Node& section, const std::string& prefix) {
         std::set<std::string> seen;
         for (const auto& entry : section) {
-            if (!entry.first.IsScalar()) return error(entry.first, prefix, "has a key that is no word");
+            if (!entry.first.IsScalar())
+                return error(entry.first, prefix, "has a key that is no word");
             const std::string key = printable(entry.first.Scalar());
             const std::string path = prefix.empty() ? key : prefix + "." + key;
             if (!seen.insert(key).second) return error(entry.first, path, "is given twice");
@@ -104,8 +105,10 @@ private:
     }
 
     Status read_key(const YAML::Node& key, const YAML::Node& value, const std::string& path) {
-        for (const Moved& moved : kMoved)
-            if (path == moved.path) return error(key, path, std::string("is not known: ") + moved.hint);
+        for (const Moved& moved : kMoved) {
+            if (path != moved.path) continue;
+            return error(key, path, std::string("is not known: ") + moved.hint);
+        }
         const Setting* found = nullptr;
         bool section = false;
         for (const Setting& setting : all_settings()) {
@@ -137,9 +140,11 @@ private:
         if (value.IsNull()) return error(key, setting.path, "has no value");
         if (value.IsSequence() && setting.kind == SettingKind::kTexts) {
             for (const YAML::Node& element : value) {
-                if (!element.IsScalar()) return error(element, setting.path, "has an element that is no word");
+                if (!element.IsScalar())
+                    return error(element, setting.path, "has an element that is no word");
                 raw.texts.push_back(element.Scalar());
-                if (raw.texts.size() > kRoutersMax) return error(key, setting.path, "has too many elements");
+                if (raw.texts.size() > kRoutersMax)
+                    return error(key, setting.path, "has too many elements");
             }
             if (raw.texts.empty()) return error(key, setting.path, "has no elements");
         } else if (value.IsScalar()) {
@@ -154,8 +159,9 @@ private:
     // A key in an error line: short, and without control characters.
     static std::string printable(std::string text) {
         if (text.size() > 64) text = text.substr(0, 64) + "...";
-        std::replace_if(text.begin(), text.end(),
-                        [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+        std::replace_if(
+            text.begin(), text.end(),
+            [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
         return text;
     }
 

@@ -18,6 +18,11 @@ ActivationBuffer::ActivationBuffer(uint32_t rows_max, int32_t k_max)
     sa_ = std::make_unique_for_overwrite<float[]>(groups);
 }
 
+uint64_t ActivationBuffer::bytes(uint32_t rows_max, int32_t k_max) {
+    const uint64_t groups = static_cast<uint64_t>(k_max / kGroup);
+    return rows_max * (static_cast<uint64_t>(k_max) + groups * (2 * sizeof(float) + sizeof(int32_t)));
+}
+
 kernel::Activations ActivationBuffer::prepare(
     const kernel::Kernels& kernels, const float* x, int32_t rows, int32_t k,
     std::initializer_list<const kernel::Matrix*> readers) {

@@ -111,12 +111,36 @@ Status read_partition(const SafetensorsFile& file, const PartitionEntry& entry,
     return Ok{};
 }
 
-bool f16_finite(uint16_t bits) { return (bits & 0x7c00) != 0x7c00; }
+// Whether some value has all exponent bits set: infinite or NaN.
+template <class Bits>
+bool has_non_finite(const uint8_t* data, uint64_t bytes, Bits exponent) {
+    const auto* values = reinterpret_cast<const Bits*>(data);
+    bool found = false;  // no early exit, so that it is vectorized
+    for (uint64_t i = 0; i < bytes / sizeof(Bits); ++i) {
+        found |= (values[i] & exponent) == exponent;
+    }
+    return found;
+}
+
+// Reads every page, by its first byte or by the check of its floats.
+bool read_and_check(const uint8_t* data, uint64_t bytes, Dtype dtype) {
+    switch (dtype) {
+        case Dtype::kF32: return !has_non_finite<uint32_t>(data, bytes, 0x7f800000);
+        case Dtype::kF16: return !has_non_finite<uint16_t>(data, bytes, 0x7c00);
+        case Dtype::kBf16: return !has_non_finite<uint16_t>(data, bytes, 0x7f80);
+        case Dtype::kI8:
+        case Dtype::kU8: break;
+    }
+    for (uint64_t i = 0; i < bytes; i += kPageBytes) {
+        static_cast<void>(*static_cast<const volatile uint8_t*>(data + i));
+    }
+    return true;
+}
 
 }  // namespace
 
-void PageToucher::add(std::string name, const uint8_t* data, uint64_t bytes, bool scales) {
-    ranges_.push_back({std::move(name), data, bytes, scales});
+void PageToucher::add(std::string name, const uint8_t* data, uint64_t bytes, Dtype dtype) {
+    ranges_.push_back({std::move(name), data, bytes, dtype});
     bytes_total_ += bytes;
 }
 
@@ -126,17 +150,9 @@ Result<bool> PageToucher::touch(uint64_t bytes) {
     while (!done() && left > 0) {
         const Range& range = ranges_[next_];
         const uint64_t count = std::min(left, range.bytes - offset_);
-        const uint8_t* at = range.data + offset_;
-        if (range.scales) {
-            const auto* scales = reinterpret_cast<const uint16_t*>(at);
-            if (!std::all_of(scales, scales + count / sizeof(uint16_t), f16_finite)) {
-                return bad_file(range.name, "has a scale that is not finite: damaged file, run "
-                                            "verify and copy it again");
-            }
-        } else {
-            for (uint64_t i = 0; i < count; i += kPageBytes) {
-                static_cast<void>(*static_cast<const volatile uint8_t*>(at + i));
-            }
+        if (!read_and_check(range.data + offset_, count, range.dtype)) {
+            return bad_file(range.name, "has a value that is not finite: damaged or badly "
+                                        "converted; copy the file again, or split again");
         }
         left -= count;
         offset_ += count;
@@ -169,7 +185,7 @@ Result<Checkpoint> Checkpoint::open_layers(const std::filesystem::path& model_di
         status = read_partition(*file, entry, spec, layer_end, checkpoint.pages_,
                                 checkpoint.stage_);
         if (!status) return status.error();
-        checkpoint.files_.push_back(std::move(*file));
+        checkpoint.add_file(std::move(*file), entry.sha256);
     }
     CL_ASSERT(checkpoint.stage_.layer_end() == layer_end);
     return checkpoint;
@@ -185,8 +201,41 @@ Result<Checkpoint> Checkpoint::open_head(const std::filesystem::path& model_dir,
     checkpoint.head_.norm = in.vector("norm", spec.hidden_size);
     checkpoint.head_.head = in.matrix("head", spec.vocab_size, spec.hidden_size);
     if (Status status = in.finish("head"); !status) return status.error();
-    checkpoint.files_.push_back(std::move(*file));
+    checkpoint.add_file(std::move(*file), spec.head.sha256);
     return checkpoint;
+}
+
+void Checkpoint::add_file(SafetensorsFile file, const std::string& sha256) {
+    verifiers_.emplace_back(file.map(), sha256);
+    for (const auto& [name, tensor] : file.header().tensors) {
+        if (is_pad(name)) pad_bytes_ += tensor.bytes;
+    }
+    files_.push_back(std::move(file));
+}
+
+Result<bool> Checkpoint::load(uint64_t bytes) {
+    if (!pages_.done()) {
+        if (Result<bool> touched = pages_.touch(bytes); !touched) return touched;
+        return false;
+    }
+    if (!loaded()) {
+        Result<bool> sound = verifiers_[verified_].step(bytes);
+        if (!sound) return sound;
+        if (*sound) ++verified_;
+    }
+    return loaded();
+}
+
+std::vector<std::string> Checkpoint::outcomes() const {
+    std::vector<std::string> lines;
+    for (const FileVerifier& verifier : verifiers_) lines.push_back(verifier.outcome());
+    return lines;
+}
+
+const std::string& Checkpoint::largest_file() const {
+    return std::max_element(files_.begin(), files_.end(),
+                            [](const auto& a, const auto& b) { return a.bytes() < b.bytes(); })
+        ->name();
 }
 
 const StageWeights& Checkpoint::stage() const {

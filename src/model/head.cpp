@@ -21,6 +21,12 @@ Head::Head(const ModelSpec& spec, const Checkpoint& checkpoint, const kernel::Ke
     set_unit_panels(options.unit_panels);
 }
 
+uint64_t Head::scratch_bytes(const ModelSpec& spec, const HeadOptions& options) {
+    const uint64_t floats = uint64_t{options.rows_max} *
+                            (static_cast<uint64_t>(spec.hidden_size) + spec.vocab_size);
+    return floats * sizeof(float) + ActivationBuffer::bytes(options.rows_max, spec.hidden_size);
+}
+
 void Head::set_unit_panels(uint32_t unit_panels) {
     CL_ASSERT(unit_panels > 0);
     const auto panels = static_cast<uint32_t>(weights_.head.panels());

@@ -13,6 +13,10 @@ std::unique_ptr<float[]> floats(uint32_t rows, int32_t width) {
                                                    static_cast<size_t>(width));
 }
 
+int32_t width_max(const ModelSpec& spec) {
+    return std::max({spec.hidden_size, spec.q_width(), spec.ffn_size});
+}
+
 int64_t offset(uint32_t rows, int32_t width) { return static_cast<int64_t>(rows) * width; }
 int64_t offset(int32_t rows, int32_t width) { return static_cast<int64_t>(rows) * width; }
 
@@ -34,13 +38,20 @@ LayerStack::LayerStack(const ModelSpec& spec, const Checkpoint& checkpoint, KvPo
       att_(floats(rows_max_, spec.q_width())),
       hb_(floats(rows_max_, spec.ffn_size)),
       hb2_(floats(rows_max_, spec.ffn_size)),
-      quantized_(rows_max_, std::max({spec.hidden_size, spec.q_width(), spec.ffn_size})) {
+      quantized_(rows_max_, width_max(spec)) {
     CL_ASSERT(checkpoint.loaded());
     CL_ASSERT(rows_max_ > 0 && rows_max_ <= kFrameRowsMax);
     CL_ASSERT(pool.layers() == static_cast<int32_t>(weights_.layers.size()));
     set_unit_rows(options.unit_rows);
     sequences_.reserve(kFrameItemsMax);
     runs_.reserve(kFrameItemsMax);
+}
+
+uint64_t LayerStack::scratch_bytes(const ModelSpec& spec, const LayerStackOptions& options) {
+    const uint64_t width = static_cast<uint64_t>(spec.hidden_size) + spec.q_width() +
+                           spec.kv_width() + spec.ffn_size;  // each twice
+    return options.rows_max * 2 * width * sizeof(float) +
+           ActivationBuffer::bytes(options.rows_max, width_max(spec));
 }
 
 void LayerStack::set_unit_rows(uint32_t unit_rows) {

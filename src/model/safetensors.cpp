@@ -1,13 +1,6 @@
 #include "chatloop/model/safetensors.hpp"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -39,10 +32,6 @@ constexpr DtypeRow kDtypes[] = {
 Error bad_file(const std::string& source, const std::string& what) {
     return Error{ErrorCode::kBadFile, source + ": " + what};
 }
-
-std::string errno_text(int number) { return std::generic_category().message(number); }
-
-bool is_pad(std::string_view name) { return name.starts_with("pad."); }
 
 std::optional<Dtype> parse_dtype(const std::string& name) {
     for (const DtypeRow& row : kDtypes) {
@@ -139,6 +128,8 @@ uint64_t little_endian_u64(const uint8_t* bytes) {
 
 }  // namespace
 
+bool is_pad(std::string_view tensor) { return tensor.starts_with("pad."); }
+
 std::string_view dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].name; }
 size_t dtype_bytes(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].bytes; }
 
@@ -182,45 +173,15 @@ Result<SafetensorsHeader> parse_safetensors_header(std::span<const uint8_t> pref
 }
 
 Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
+    Result<FileMap> map = FileMap::open(path);
+    if (!map) return map.error();
     SafetensorsFile file;
-    file.name_ = path.string();
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return bad_file(file.name_, "cannot be opened: " + errno_text(errno));
-    struct stat info = {};
-    const bool regular = ::fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode);
-    if (!regular || info.st_size < static_cast<off_t>(kLengthBytes)) {
-        ::close(descriptor);
-        return bad_file(file.name_, "not a regular file, or too short for a safetensors file");
-    }
-    const size_t bytes = static_cast<size_t>(info.st_size);
-    void* map = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
-    const int map_errno = errno;
-    ::close(descriptor);
-    if (map == MAP_FAILED) {
-        return bad_file(file.name_, "cannot be mapped: " + errno_text(map_errno));
-    }
-    file.map_ = static_cast<const uint8_t*>(map);
-    file.bytes_ = bytes;
-
+    file.map_ = std::move(*map);
     Result<SafetensorsHeader> header =
-        parse_safetensors_header({file.map_, bytes}, bytes, file.name_);
+        parse_safetensors_header({file.map_.data(), file.bytes()}, file.bytes(), file.name());
     if (!header) return header.error();
     file.header_ = std::move(*header);
     return file;
-}
-
-SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept { *this = std::move(other); }
-
-SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
-    std::swap(name_, other.name_);
-    std::swap(header_, other.header_);
-    std::swap(map_, other.map_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-}
-
-SafetensorsFile::~SafetensorsFile() {
-    if (map_ != nullptr) ::munmap(const_cast<uint8_t*>(map_), bytes_);
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view tensor) const {

@@ -33,8 +33,7 @@ void TensorReader::fail(const std::string& what) {
     if (error_.empty()) error_ = file_.name() + ": " + what;
 }
 
-const uint8_t* TensorReader::take(const std::string& name, Dtype dtype, const Shape& shape,
-                                  bool scales) {
+const uint8_t* TensorReader::take(const std::string& name, Dtype dtype, const Shape& shape) {
     taken_.insert(name);
     const TensorInfo* tensor = file_.find(name);
     if (tensor == nullptr) {
@@ -47,13 +46,12 @@ const uint8_t* TensorReader::take(const std::string& name, Dtype dtype, const Sh
         return nullptr;
     }
     const uint8_t* data = file_.data(*tensor);
-    pages_.add(file_.name() + ": tensor " + in_quotes(name), data, tensor->bytes, scales);
+    pages_.add(file_.name() + ": tensor " + in_quotes(name), data, tensor->bytes, dtype);
     return data;
 }
 
 const float* TensorReader::vector(const std::string& name, int32_t n) {
-    return reinterpret_cast<const float*>(
-        take(name, Dtype::kF32, {static_cast<uint64_t>(n)}, /*scales=*/false));
+    return reinterpret_cast<const float*>(take(name, Dtype::kF32, {static_cast<uint64_t>(n)}));
 }
 
 const float* TensorReader::optional_vector(const std::string& name, int32_t n) {
@@ -62,7 +60,7 @@ const float* TensorReader::optional_vector(const std::string& name, int32_t n) {
 
 const float* TensorReader::table(const std::string& name, int32_t rows, int32_t cols) {
     const Shape shape = {static_cast<uint64_t>(rows), static_cast<uint64_t>(cols)};
-    return reinterpret_cast<const float*>(take(name, Dtype::kF32, shape, /*scales=*/false));
+    return reinterpret_cast<const float*>(take(name, Dtype::kF32, shape));
 }
 
 TensorReader::Form TensorReader::quantized_form(const std::string& name, bool q4,
@@ -72,11 +70,10 @@ TensorReader::Form TensorReader::quantized_form(const std::string& name, bool q4
     const bool with_min = q4 && scales != nullptr && scales->shape == shapes.scales_with_min;
     Form form = {};
     form.type = !q4 ? WeightType::kQ8 : with_min ? WeightType::kQ4Min : WeightType::kQ4;
-    form.values = q4 ? take(name + ".q4", Dtype::kU8, shapes.q4, /*scales=*/false)
-                     : take(name + ".q8", Dtype::kI8, shapes.q8, /*scales=*/false);
+    form.values = q4 ? take(name + ".q4", Dtype::kU8, shapes.q4)
+                     : take(name + ".q8", Dtype::kI8, shapes.q8);
     form.scales = reinterpret_cast<const uint16_t*>(
-        take(scales_name, Dtype::kF16, with_min ? shapes.scales_with_min : shapes.scales,
-             /*scales=*/true));
+        take(scales_name, Dtype::kF16, with_min ? shapes.scales_with_min : shapes.scales));
     return form;
 }
 
@@ -93,7 +90,7 @@ TensorReader::Form TensorReader::form(const std::string& name, int32_t k,
         const Dtype dtype = is_float(floats->dtype) ? floats->dtype : Dtype::kF32;
         Form form = {};
         form.type = float_type(dtype);
-        form.values = take(name + ".weight", dtype, shapes.floats, /*scales=*/false);
+        form.values = take(name + ".weight", dtype, shapes.floats);
         return form;
     }
     if (k % kGroup != 0) {

@@ -41,7 +41,7 @@ private:
         Shape scales_with_min;  // of q4 with a minimum
     };
 
-    const uint8_t* take(const std::string& name, Dtype dtype, const Shape& shape, bool scales);
+    const uint8_t* take(const std::string& name, Dtype dtype, const Shape& shape);
     Form form(const std::string& name, int32_t k, const FormShapes& shapes);
     Form quantized_form(const std::string& name, bool q4, const FormShapes& shapes);
     void fail(const std::string& what);

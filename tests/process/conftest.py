@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+EXIT_CONFIG = 64
+REFUSAL_TIMEOUT_S = 20.0
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "splitter")]
 
 import models  # noqa: E402
@@ -76,3 +80,29 @@ def tiny_cluster(build, tiny_model, tmp_path_factory):
                  own_sampler=True) as cluster:
         yield cluster
         cluster.stop()
+
+
+# ---- damaged model directories ----
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def refusal(build):
+    """Runs an actor that must refuse to start; returns the one line that it says."""
+
+    def run(actor: str, *options: object, code: int = EXIT_CONFIG, under: list[str] = []) -> str:
+        command = [*under, build / "actors" / actor, *options]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                              timeout=REFUSAL_TIMEOUT_S, stdin=subprocess.DEVNULL)
+        assert done.returncode == code, (done.returncode, done.stderr)
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1 and done.stdout == "", done
+        assert lines[0].startswith(f"{actor}: ") and len(lines[0]) < 400
+        return lines[0]
+
+    return run

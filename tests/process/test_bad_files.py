@@ -6,24 +6,15 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import struct
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import models
 import pytest
 from cluster import ANY_PORT
+from damage import (cut_by_one_byte, header, header_length, header_text, refit, router_options,
+                    shift_offsets, stage_options, tensor, truncated)
 
-EXIT_CONFIG, EXIT_PORT = 64, 65
-NOBODY = "tcp://127.0.0.1:1"  # no router is needed to find these mistakes
-TIMEOUT_S = 20.0
-
-
-@pytest.fixture
-def model(tiny_model, tmp_path) -> Path:
-    """A copy to damage."""
-    return shutil.copytree(tiny_model, tmp_path / "model")
+EXIT_PORT = 65
 
 
 @pytest.fixture(scope="module")
@@ -37,79 +28,7 @@ def other_cut(tmp_path_factory) -> Path:
     return models.split_tiny(tmp_path_factory.mktemp("cut"), 3)
 
 
-@pytest.fixture
-def refusal(build):
-    """Runs an actor that must refuse to start; returns the one line that it says."""
-
-    def run(actor: str, *options: object, code: int = EXIT_CONFIG, under: list[str] = []) -> str:
-        command = [*under, build / "actors" / actor, *options]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                              timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
-        assert done.returncode == code, (done.returncode, done.stderr)
-        lines = done.stderr.splitlines()
-        assert len(lines) == 1 and done.stdout == "", done
-        assert lines[0].startswith(f"{actor}: ") and len(lines[0]) < 400
-        return lines[0]
-
-    return run
-
-
-def stage_options(model: Path, partition: int = 0) -> list[object]:
-    return ["--model", model, "--partition", partition, "--name", "s", "--listen", ANY_PORT,
-            "--router", NOBODY]
-
-
-def router_options(model: Path, **endpoints: str) -> list[object]:
-    sockets = {"ctrl": ANY_PORT, "front": ANY_PORT, "result": ANY_PORT, **endpoints}
-    return ["--model", model, *(word for name, endpoint in sockets.items()
-                                for word in (f"--{name}", endpoint))]
-
-
 # ---- partition files ----
-
-
-def truncated(size: int) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:size])
-
-    return damage
-
-
-def cut_by_one_byte(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def header_length(value: int) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        path.write_bytes(struct.pack("<Q", value) + path.read_bytes()[8:])
-
-    return damage
-
-
-def header(change: Callable[[dict], None]) -> Callable[[Path], None]:
-    """Damage that is valid JSON in a header of the same length."""
-
-    def damage(path: Path) -> None:
-        data = path.read_bytes()
-        size = struct.unpack("<Q", data[:8])[0]
-        fields = json.loads(data[8:8 + size])
-        change(fields)
-        text = json.dumps(fields, separators=(",", ":")).encode()
-        assert len(text) <= size
-        path.write_bytes(data[:8] + text.ljust(size) + data[8 + size:])
-
-    return damage
-
-
-def tensor(change: Callable[[dict], None], name: str = "layers.0.attn_norm"):
-    return header(lambda fields: change(fields[name]))
-
-
-def shift_offsets(by: int) -> Callable[[dict], None]:
-    def change(entry: dict) -> None:
-        entry["data_offsets"] = [offset + by for offset in entry["data_offsets"]]
-
-    return change
 
 
 DAMAGES = {
@@ -128,6 +47,7 @@ DAMAGES = {
     "offsets beyond the file": tensor(shift_offsets(1 << 40)),
     "offsets that wrap around": tensor(shift_offsets((1 << 63) - 1)),
     "negative offsets": tensor(shift_offsets(-(1 << 20))),
+    "no room for a header": truncated(8),
     "unaligned offsets": tensor(shift_offsets(4)),
     "offsets in another tensor": tensor(shift_offsets(64)),
     "swapped offsets": tensor(lambda t: t["data_offsets"].reverse()),
@@ -139,13 +59,44 @@ DAMAGES = {
     "another version": header(lambda fields: fields["__metadata__"].update(format_version="2")),
     "another arithmetic": header(lambda fields: fields["__metadata__"].update(numerics_abi="2")),
     "no metadata": header(lambda fields: fields.pop("__metadata__")),
+    "a key twice": header_text(lambda text: text.replace(
+        b"{", b'{"layers.0.attn_norm":{"dtype":"F32","shape":[64],"data_offsets":[0,256]},', 1)),
+    "a field of a tensor twice": header_text(lambda text: text.replace(
+        b'"dtype":"F32"', b'"dtype":"F32","dtype":"F32"', 1)),
+}
+SAID = {  # where it is worth knowing that it was noticed as what it is
+    "missing": "No such file", "cut by one byte": "bytes", "another shape": "shape",
+    "header longer than the file": "longer than the file", "offsets beyond the file": "beyond",
+    "unaligned offsets": "multiple of 64", "a key twice": 'duplicate key "layers.0.attn_norm"',
+    "a field of a tensor twice": 'duplicate key "dtype"', "another type": "needs 128",
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_partition(model, refusal, damage):
-    damage(model / "partition_0.safetensors")
-    assert "partition_0.safetensors" in refusal("chatloop-stage", *stage_options(model))
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_partition(model, refusal, name):
+    DAMAGES[name](model / "partition_0.safetensors")
+    line = refusal("chatloop-stage", *stage_options(model))
+    assert "partition_0.safetensors" in line and SAID.get(name, "") in line
+
+
+def test_tensors_that_overlap(model, refusal):
+    """One reaches into the next; all else is as it should be."""
+    path = model / "partition_0.safetensors"
+
+    def grow(fields: dict) -> None:
+        entry = fields["layers.0.attn_norm"]
+        first, end = entry["data_offsets"]
+        entry.update(shape=[2 * (end - first) // 4], data_offsets=[first, 2 * end - first])
+
+    header(grow)(path)
+    assert "overlaps" in refusal("chatloop-stage", *stage_options(model))
+
+
+def test_hole_between_tensors(model, refusal):
+    tensor(lambda t: t.update(shape=[t["shape"][0] // 2],
+                              data_offsets=[t["data_offsets"][0], sum(t["data_offsets"]) // 2]))(
+        model / "partition_0.safetensors")
+    assert "hole before" in refusal("chatloop-stage", *stage_options(model))
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut by one byte", "header longer than the file"])
@@ -202,13 +153,24 @@ def test_metadata_that_lies(model, refusal, change):
     assert "partition_metadata.json" in refusal("chatloop-stage", *stage_options(model))
 
 
+def test_metadata_with_a_key_twice(model, refusal):
+    path = model / "partition_metadata.json"
+    path.write_text(path.read_text().replace('"n_layers"', '"n_layers": 4, "n_layers"', 1))
+    for line in (refusal("chatloop-router", *router_options(model)),
+                 refusal("chatloop-stage", *stage_options(model))):
+        assert 'duplicate key "n_layers"' in line
+
+
+@pytest.mark.parametrize("refitted", [False, True], ids=["", "sha256 fits"])
 @pytest.mark.parametrize("name, damage", [
     ("tokenizer.json", Path.unlink), ("tokenizer.json", truncated(100)),
     ("tokenizer.json", truncated(0)), ("tokenizer_config.json", truncated(30)),
     ("tokenizer_config.json", truncated(0)),  # without it there is no chat template, no more
 ], ids=["missing", "cut", "empty", "cut config", "empty config"])
-def test_damaged_tokenizer(model, refusal, name, damage):
+def test_damaged_tokenizer(model, refusal, name, damage, refitted):
     damage(model / "tokenizer" / name)
+    if refitted:
+        refit(model)
     assert name in refusal("chatloop-router", *router_options(model))
 
 

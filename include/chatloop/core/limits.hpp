@@ -42,6 +42,10 @@ inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client
 
+// Model files.
+inline constexpr size_t kMappedFilesMax = 256;          // in one process
+inline constexpr size_t kLoadBytes = 8u << 20;          // read or hashed between two polls
+
 // The loop (docs/flow.md).
 inline constexpr int kDrainControlMax = 64;             // messages per turn
 inline constexpr int kDrainDataMax = 32;

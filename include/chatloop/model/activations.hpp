@@ -14,6 +14,7 @@ class ActivationBuffer {
 public:
     // Room for `rows_max` rows of at most `k_max` inputs.
     ActivationBuffer(uint32_t rows_max, int32_t k_max);
+    static uint64_t bytes(uint32_t rows_max, int32_t k_max);  // that it takes
 
     // x (rows, k) for `readers`, all with k inputs. Valid until the next call and while x is.
     kernel::Activations prepare(const kernel::Kernels& kernels, const float* x, int32_t rows,

@@ -1,10 +1,10 @@
 // The weights of one worker: layers [first, end) of a model directory, or its head, as views into
 // the mapped partition files. A range may be part of a file or span several.
 //
-//     open_* --> touch(bytes) until true (LOADING: the loop polls in between) --> LayerStack, Head
+//     open_* --> load(bytes) until true (LOADING: the loop polls in between) --> LayerStack, Head
 //
-// Opening checks names, types, shapes and identities without reading the tensors; touch brings the
-// pages in and refuses group scales that are not finite.
+// Opening checks names, types, shapes and identities without reading the tensors. Loading brings the
+// pages in, refuses floats that are not finite, and then checks each file's sha256 (file_check.hpp).
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,7 @@
 
 #include "chatloop/core/result.hpp"
 #include "chatloop/kernel/kernels.hpp"
+#include "chatloop/model/file_check.hpp"
 #include "chatloop/model/safetensors.hpp"
 #include "chatloop/model/spec.hpp"
 
@@ -56,11 +57,12 @@ struct HeadWeights {
     kernel::Matrix head;          // (vocab, D)
 };
 
-// Walks the tensors that a worker uses, in slices.
+// Walks the tensors that a worker uses, in slices. Floats are checked: one that is not finite would
+// come out as a token or as an error of a request, far from its cause.
 class PageToucher {
 public:
-    // `scales` tensors are f16 and checked; `name` is for the error.
-    void add(std::string name, const uint8_t* data, uint64_t bytes, bool scales);
+    // `name` is for the error.
+    void add(std::string name, const uint8_t* data, uint64_t bytes, Dtype dtype);
 
     uint64_t bytes_total() const { return bytes_total_; }
     uint64_t bytes_touched() const { return bytes_touched_; }
@@ -72,7 +74,7 @@ private:
         std::string name;
         const uint8_t* data;
         uint64_t bytes;
-        bool scales;
+        Dtype dtype;
     };
 
     std::vector<Range> ranges_;
@@ -96,19 +98,29 @@ public:
     const StageWeights& stage() const;
     const HeadWeights& head() const;
 
-    // Touches about `bytes` more. True when all weights are resident and sound.
-    Result<bool> touch(uint64_t bytes) { return pages_.touch(bytes); }
-    bool loaded() const { return pages_.done(); }
-    uint64_t bytes_total() const { return pages_.bytes_total(); }  // of the weights that are used
-    uint64_t bytes_touched() const { return pages_.bytes_touched(); }
+    // Touches or hashes about `bytes` more. True when all weights are resident and sound.
+    Result<bool> load(uint64_t bytes);
+    bool loaded() const { return pages_.done() && verified_ == verifiers_.size(); }
+
+    // For the log, once it is loaded: how each file was found sound.
+    std::vector<std::string> outcomes() const;
+
+    // What will be resident: the weights that are used, and what lies between them.
+    uint64_t bytes_total() const { return pages_.bytes_total() + pad_bytes_; }
+    const std::string& largest_file() const;  // a path, for errors
 
 private:
     Checkpoint() = default;
 
+    void add_file(SafetensorsFile file, const std::string& sha256);
+
     std::vector<SafetensorsFile> files_;
+    std::vector<FileVerifier> verifiers_;  // one a file
+    size_t verified_ = 0;                  // verifiers that are done
     StageWeights stage_;
     HeadWeights head_;
     PageToucher pages_;
+    uint64_t pad_bytes_ = 0;
 };
 
 }  // namespace chatloop

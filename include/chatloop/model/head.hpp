@@ -24,6 +24,9 @@ public:
     Head(const ModelSpec& spec, const Checkpoint& checkpoint, const kernel::Kernels& kernels,
          const HeadOptions& options = {});
 
+    // Bytes of scratch memory that a head takes.
+    static uint64_t scratch_bytes(const ModelSpec& spec, const HeadOptions& options = {});
+
     // Bounds the next units; allowed in the middle of a frame.
     void set_unit_panels(uint32_t unit_panels);
 

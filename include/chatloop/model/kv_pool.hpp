@@ -30,6 +30,7 @@ public:
 
     uint32_t blocks() const { return blocks_; }
     uint64_t block_bytes() const { return block_bytes_; }
+    uint64_t bytes() const { return block_bytes_ * blocks_; }
     int32_t layers() const { return layers_; }
 
     // The part of layer `index`, counted from the stage's first layer.

@@ -32,6 +32,9 @@ public:
     LayerStack(const ModelSpec& spec, const Checkpoint& checkpoint, KvPool& pool,
                const kernel::Kernels& kernels, const LayerStackOptions& options = {});
 
+    // Bytes of scratch memory that a stack takes.
+    static uint64_t scratch_bytes(const ModelSpec& spec, const LayerStackOptions& options = {});
+
     // Bounds the next units; allowed in the middle of a frame.
     void set_unit_rows(uint32_t unit_rows);
 

@@ -1,11 +1,8 @@
-// A safetensors file, mapped read-only and shared: the bytes on disk are the bytes that the kernels
-// read. The header is untrusted: whatever a file contains, opening it is a value or one clear line.
+// A mapped safetensors file. The header is untrusted: whatever a file contains, opening it is a value
+// or one clear line.
 //
 // Stricter than the public format (docs/model_format.md): the data starts at a multiple of 4096 and
 // is covered by the tensors without holes or overlaps, each at a multiple of 64 except `pad.*`.
-//
-// A file that is truncated after it was opened kills the process with SIGBUS: replace files by
-// renaming, never in place.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +15,7 @@
 #include <vector>
 
 #include "chatloop/core/result.hpp"
+#include "chatloop/model/file_map.hpp"
 
 namespace chatloop {
 
@@ -25,6 +23,7 @@ enum class Dtype : uint8_t { kF32, kF16, kBf16, kI8, kU8 };
 
 std::string_view dtype_name(Dtype dtype);
 size_t dtype_bytes(Dtype dtype);
+bool is_pad(std::string_view tensor);  // a filler between tensors, without meaning
 
 struct TensorInfo {
     Dtype dtype = Dtype::kU8;
@@ -47,25 +46,20 @@ class SafetensorsFile {
 public:
     static Result<SafetensorsFile> open(const std::filesystem::path& path);
 
-    SafetensorsFile(SafetensorsFile&& other) noexcept;
-    SafetensorsFile& operator=(SafetensorsFile&& other) noexcept;
-    ~SafetensorsFile();
-
-    const std::string& name() const { return name_; }  // the path, for errors
-    uint64_t bytes() const { return bytes_; }
+    const std::string& name() const { return map_.name(); }  // the path, for errors
+    uint64_t bytes() const { return map_.bytes(); }
+    const FileMap& map() const { return map_; }
     const SafetensorsHeader& header() const { return header_; }
 
     // nullptr when there is none of that name.
     const TensorInfo* find(std::string_view tensor) const;
-    const uint8_t* data(const TensorInfo& tensor) const { return map_ + tensor.offset; }
+    const uint8_t* data(const TensorInfo& tensor) const { return map_.data() + tensor.offset; }
 
 private:
     SafetensorsFile() = default;
 
-    std::string name_;
+    FileMap map_;
     SafetensorsHeader header_;
-    const uint8_t* map_ = nullptr;
-    uint64_t bytes_ = 0;
 };
 
 }  // namespace chatloop

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tiny_model.hpp"
 
@@ -61,6 +62,7 @@ void rewrite(const TempDir& dir, ModelSpec& spec, size_t partition,
     const std::vector<uint8_t> bytes = safetensors_bytes(tensors, metadata);
     write_file(dir.path() / entry.file, bytes);
     entry.bytes = bytes.size();
+    entry.sha256 = sha256_of(bytes);
 }
 
 RawTensor& tensor(std::vector<RawTensor>& tensors, const std::string& name) {
@@ -77,6 +79,42 @@ void check_refused(const Result<Checkpoint>& checkpoint, const std::string& mess
     CAPTURE(checkpoint.error().message);
     CHECK(checkpoint.error().message.find(message) != std::string::npos);
     CHECK(checkpoint.error().message.find('\n') == std::string::npos);
+}
+
+// Loads to the end; the count of slices.
+int load_slices(Checkpoint& checkpoint, uint64_t bytes) {
+    int slices = 0;
+    while (!checkpoint.loaded()) {
+        const Result<bool> done = checkpoint.load(bytes);
+        REQUIRE_MESSAGE(done.ok(), (done.ok() ? "" : done.error().message));
+        CHECK(*done == checkpoint.loaded());
+        ++slices;
+    }
+    return slices;
+}
+
+void check_load_refused(Checkpoint& checkpoint, const std::string& message) {
+    CAPTURE(message);
+    Result<bool> done = false;
+    while (done.ok() && !*done) done = checkpoint.load(8192);
+    REQUIRE_FALSE(done.ok());
+    CAPTURE(done.error().message);
+    CHECK(done.error().code == ErrorCode::kBadFile);
+    CHECK(done.error().message.find(message) != std::string::npos);
+    CHECK(done.error().message.find('\n') == std::string::npos);
+    CHECK_FALSE(checkpoint.loaded());
+}
+
+// An infinity with a minus, or a NaN with one mantissa bit.
+void put_non_finite(uint8_t* at, Dtype dtype, bool nan) {
+    if (dtype == Dtype::kF32) {
+        const uint32_t bits = nan ? 0x7f800001 : 0xff800000;
+        std::memcpy(at, &bits, sizeof bits);
+        return;
+    }
+    const uint16_t infinity = dtype == Dtype::kF16 ? 0x7c00 : 0x7f80;
+    const auto bits = static_cast<uint16_t>(nan ? infinity | 1 : infinity | 0x8000);
+    std::memcpy(at, &bits, sizeof bits);
 }
 
 struct TensorFault {
@@ -146,7 +184,7 @@ TEST_CASE("any layer range of any cut can be opened") {
     }
 }
 
-TEST_CASE("touch walks all bytes in slices") {
+TEST_CASE("loading walks the used bytes, then the whole files, in slices") {
     const TempDir dir;
     write_tiny(dir, {3});
     const ModelSpec spec = spec_of(dir);
@@ -156,35 +194,60 @@ TEST_CASE("touch walks all bytes in slices") {
     REQUIRE(whole.ok());
     CHECK(part->bytes_total() < whole->bytes_total());
     CHECK(whole->bytes_total() < spec.partitions[0].bytes);
-    int slices = 0;
-    while (!whole->loaded()) {
-        const Result<bool> done = whole->touch(10000);
-        REQUIRE(done.ok());
-        CHECK(*done == whole->loaded());
-        ++slices;
-    }
-    CHECK(whole->bytes_touched() == whole->bytes_total());
-    CHECK(slices == static_cast<int>((whole->bytes_total() + 8191) / 8192));
+    CHECK(load_slices(*whole, 8192) >= static_cast<int>(whole->bytes_total() / 8192 +
+                                                        spec.partitions[0].bytes / 8192));
+    CHECK(whole->outcomes().size() == 1);
+    CHECK(whole->outcomes()[0].find("sha256 checked") != std::string::npos);
+    // The stamp spares the second pass.
+    CHECK(load_slices(*part, 8192) <= static_cast<int>(part->bytes_total() / 8192 + 3));
+    CHECK(part->outcomes()[0].find("was checked before") != std::string::npos);
 }
 
-TEST_CASE("a scale or minimum that is not finite is refused, naming the tensor") {
-    for (const uint16_t bits : std::vector<uint16_t>{0x7c00, 0xfc00, 0x7e00, 0xfc01}) {
-        for (const char* name : {"layers.1.wv.scales", "embed.scales"}) {
-            const TempDir dir;
-            write_tiny(dir, {3});
-            ModelSpec spec = spec_of(dir);
-            rewrite(dir, spec, 0, [&](auto& all, Metadata&) {
-                RawTensor& scales = tensor(all, name);
-                std::memcpy(scales.bytes.data() + scales.bytes.size() - 2, &bits, 2);
-            });
-            Result<Checkpoint> opened = Checkpoint::open_layers(dir.path(), spec, 0, 3);
-            REQUIRE(opened.ok());
-            const Result<bool> done = opened->touch(1 << 30);
-            REQUIRE_FALSE(done.ok());
-            CHECK(done.error().message.find(name) != std::string::npos);
-            CHECK_FALSE(opened->loaded());
+TEST_CASE("a float that is not finite is refused in every tensor, by its name") {
+    for (const bool head : {false, true}) {
+        const TempDir dir;
+        write_tiny(dir, {3});
+        const ModelSpec spec = spec_of(dir);
+        const std::filesystem::path path =
+            dir.path() / (head ? spec.head.file : spec.partitions[0].file);
+        const std::vector<uint8_t> sound = read_bytes(path);
+        const SafetensorsHeader header =
+            *parse_safetensors_header(sound, sound.size(), path.string());
+        std::set<std::string> kinds;
+        for (const auto& [name, tensor] : header.tensors) {
+            if (tensor.dtype == Dtype::kI8 || tensor.dtype == Dtype::kU8) continue;
+            kinds.insert(std::string(dtype_name(tensor.dtype)));
+            const size_t size = dtype_bytes(tensor.dtype);
+            for (const uint64_t at : {uint64_t{0}, tensor.bytes / size / 2 * size,
+                                      tensor.bytes - size}) {
+                for (const bool nan : {false, true}) {
+                    std::vector<uint8_t> bytes = sound;
+                    put_non_finite(bytes.data() + tensor.offset + at, tensor.dtype, nan);
+                    write_file(path, bytes);
+                    Result<Checkpoint> opened = head
+                                                    ? Checkpoint::open_head(dir.path(), spec)
+                                                    : Checkpoint::open_layers(dir.path(), spec, 0, 3);
+                    REQUIRE(opened.ok());
+                    check_load_refused(*opened, "tensor \"" + name + "\": has a value that is not");
+                }
+            }
         }
+        CHECK(kinds.size() == (head ? 2 : 3));
     }
+}
+
+TEST_CASE("a byte that changed since the split is refused") {
+    const TempDir dir;
+    write_tiny(dir, {3});
+    ModelSpec spec = spec_of(dir);
+    spec.partitions[0].sha256[63] ^= 1;
+    Result<Checkpoint> layers = Checkpoint::open_layers(dir.path(), spec, 0, 3);
+    REQUIRE(layers.ok());
+    check_load_refused(*layers, "partition_0.safetensors: damaged: its sha256");
+    spec.head.sha256[0] ^= 1;
+    Result<Checkpoint> head = Checkpoint::open_head(dir.path(), spec);
+    REQUIRE(head.ok());
+    check_load_refused(*head, "partition_head.safetensors: damaged: its sha256");
 }
 
 TEST_CASE("files of another model, cut, version or range are refused") {

@@ -11,7 +11,7 @@ namespace {
 constexpr uint32_t kHeadRows = 64;
 
 void load(Checkpoint& checkpoint) {
-    while (!checkpoint.loaded()) REQUIRE(checkpoint.touch(1 << 20).ok());
+    while (!checkpoint.loaded()) REQUIRE(checkpoint.load(1 << 20).ok());
 }
 
 // One byte off any alignment, as a payload in a message may be.

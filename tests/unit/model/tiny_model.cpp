@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "chatloop/model/sha256.hpp"
 #include "tiny_tensors.hpp"
 
 namespace chatloop::testing {
@@ -45,6 +46,12 @@ TempDir::TempDir() {
 TempDir::~TempDir() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
+}
+
+std::string sha256_of(const std::vector<uint8_t>& bytes) {
+    Sha256 hash;
+    hash.update(bytes);
+    return hash.finish();
 }
 
 std::vector<uint8_t> with_header(std::string header, size_t data_bytes) {
@@ -152,16 +159,17 @@ std::vector<RawTensor> TinyModel::partition_tensors(int32_t first, int32_t end) 
 }
 
 std::string TinyModel::metadata_json(const std::string& cut, const std::vector<int32_t>& ends,
-                                     const std::vector<size_t>& bytes, size_t head_bytes) const {
+                                     const std::vector<FileEntry>& files,
+                                     const FileEntry& head) const {
     json partitions = json::array();
     int32_t first = 0;
     for (size_t i = 0; i < ends.size(); ++i) {
-        partitions.push_back({{"file", "partition_" + std::to_string(i) + ".safetensors"},
+        partitions.push_back({{"file", files[i].file},
                               {"layer_first", first},
                               {"layer_end", ends[i]},
                               {"has_embedding", i == 0},
-                              {"bytes", bytes[i]},
-                              {"sha256", zeros(64)}});
+                              {"bytes", files[i].bytes},
+                              {"sha256", files[i].sha256}});
         first = ends[i];
     }
     const json root = {
@@ -179,8 +187,7 @@ std::string TinyModel::metadata_json(const std::string& cut, const std::vector<i
         {"bos_id", 1}, {"eos_id", 2}, {"add_bos", false}, {"stop_ids", {0, 2}},
         {"source", {{"file", "tiny.gguf"}, {"sha256", zeros(64)}}},
         {"partitions", partitions},
-        {"head", {{"file", "partition_head.safetensors"}, {"bytes", head_bytes},
-                  {"sha256", zeros(64)}}}};
+        {"head", {{"file", head.file}, {"bytes", head.bytes}, {"sha256", head.sha256}}}};
     return root.dump(1);
 }
 
@@ -193,19 +200,23 @@ void TinyModel::write(const std::filesystem::path& dir, const std::vector<int32_
         const bool head = tensor.name == "norm" || tensor.name.starts_with("head.");
         if (head) head_tensors.push_back(tensor);
     }
-    const std::vector<uint8_t> head = safetensors_bytes(head_tensors, metadata);
-    write_file(dir / "partition_head.safetensors", head);
-    std::vector<size_t> bytes;
+    const auto write_partition = [&](const std::string& name, const std::vector<uint8_t>& bytes) {
+        write_file(dir / name, bytes);
+        return FileEntry{name, bytes.size(), sha256_of(bytes)};
+    };
+    const FileEntry head = write_partition("partition_head.safetensors",
+                                           safetensors_bytes(head_tensors, metadata));
+    std::vector<FileEntry> files;
     int32_t first = 0;
     for (size_t i = 0; i < ends.size(); ++i) {
         metadata["layer_first"] = std::to_string(first);
         metadata["layer_end"] = std::to_string(ends[i]);
-        const auto file = safetensors_bytes(partition_tensors(first, ends[i]), metadata);
-        write_file(dir / ("partition_" + std::to_string(i) + ".safetensors"), file);
-        bytes.push_back(file.size());
+        files.push_back(
+            write_partition("partition_" + std::to_string(i) + ".safetensors",
+                            safetensors_bytes(partition_tensors(first, ends[i]), metadata)));
         first = ends[i];
     }
-    write_file(dir / kMetadataFile, metadata_json(cut_id(ends), ends, bytes, head.size()));
+    write_file(dir / kMetadataFile, metadata_json(cut_id(ends), ends, files, head));
 }
 
 }  // namespace chatloop::testing

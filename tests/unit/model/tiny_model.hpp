@@ -40,6 +40,7 @@ std::vector<uint8_t> safetensors_bytes(const std::vector<RawTensor>& tensors,
 std::vector<uint8_t> with_header(std::string header, size_t data_bytes);
 void write_file(const std::filesystem::path& path, const std::vector<uint8_t>& bytes);
 void write_file(const std::filesystem::path& path, const std::string& text);
+std::string sha256_of(const std::vector<uint8_t>& bytes);
 
 class Random {
 public:
@@ -100,7 +101,7 @@ public:
 private:
     std::vector<RawTensor> partition_tensors(int32_t first, int32_t end) const;
     std::string metadata_json(const std::string& cut_id, const std::vector<int32_t>& ends,
-                              const std::vector<size_t>& bytes, size_t head_bytes) const;
+                              const std::vector<FileEntry>& files, const FileEntry& head) const;
 
     ModelSpec spec_;
     std::vector<TinyLayer> layers_;
