@@ -1,5 +1,5 @@
-"""A partition file that is truncated while a worker has it mapped: that worker ends with a line that
-names the file, the requests of its route get a retryable error, and nobody else notices."""
+"""A partition file that is truncated while a worker has it mapped: that worker ends with a line
+that names the file, the requests of its route get a retryable error, and nobody else notices."""
 
 from __future__ import annotations
 
