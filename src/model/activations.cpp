@@ -20,7 +20,8 @@ ActivationBuffer::ActivationBuffer(uint32_t rows_max, int32_t k_max)
 
 uint64_t ActivationBuffer::bytes(uint32_t rows_max, int32_t k_max) {
     const uint64_t groups = static_cast<uint64_t>(k_max / kGroup);
-    return rows_max * (static_cast<uint64_t>(k_max) + groups * (2 * sizeof(float) + sizeof(int32_t)));
+    constexpr uint64_t kGroupBytes = 2 * sizeof(float) + sizeof(int32_t);
+    return rows_max * (static_cast<uint64_t>(k_max) + groups * kGroupBytes);
 }
 
 kernel::Activations ActivationBuffer::prepare(

@@ -52,8 +52,8 @@ uint64_t left_in_group(const fs::path& group, const GroupFiles& files) {
     const std::optional<uint64_t> usage = number_in(group / files.usage);
     if (!limit || !usage) return UINT64_MAX;
     uint64_t cache = 0;
-    for (const char* kind : {"inactive_file", "active_file"}) {
-        cache += number_of(group / "memory.stat", files.stat_prefix + std::string(kind)).value_or(0);
+    for (const std::string kind : {"inactive_file", "active_file"}) {
+        cache += number_of(group / "memory.stat", files.stat_prefix + kind).value_or(0);
     }
     const uint64_t used = *usage - std::min(*usage, cache);
     return *limit - std::min(*limit, used);

@@ -3,8 +3,9 @@
 //
 //     open_* --> load(bytes) until true (LOADING: the loop polls in between) --> LayerStack, Head
 //
-// Opening checks names, types, shapes and identities without reading the tensors. Loading brings the
-// pages in, refuses floats that are not finite, and then checks each file's sha256 (file_check.hpp).
+// Opening checks names, types, shapes and identities without reading the tensors. Loading brings
+// the pages in, refuses floats that are not finite, and then checks each file's sha256
+// (file_check.hpp).
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
-// Whether a model file is, byte for byte, the one that the splitter wrote: its SHA-256 is the one in
-// partition_metadata.json. Partition files are hashed in slices while they load, and only once: a
-// stamp beside the file, `<file>.verified`, tells later starts that this very file was sound.
+// Whether a model file is, byte for byte, the one that the splitter wrote: its SHA-256 is the one
+// in partition_metadata.json. Partition files are hashed in slices while they load, and only once:
+// a stamp beside the file, `<file>.verified`, tells later starts that this very file was sound.
 #pragma once
 
 #include <cstdint>

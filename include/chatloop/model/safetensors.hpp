@@ -1,5 +1,5 @@
-// A mapped safetensors file. The header is untrusted: whatever a file contains, opening it is a value
-// or one clear line.
+// A mapped safetensors file. The header is untrusted: whatever a file contains, opening it is a
+// value or one clear line.
 //
 // Stricter than the public format (docs/model_format.md): the data starts at a multiple of 4096 and
 // is covered by the tensors without holes or overlaps, each at a multiple of 64 except `pad.*`.

@@ -35,3 +35,16 @@ TEST_CASE("exit codes follow the kind of error") {
     CHECK(actors::exit_code({ErrorCode::kPortInUse, ""}) == actors::kPortInUse);
     CHECK(actors::exit_code({ErrorCode::kInternal, ""}) == actors::kInternal);
 }
+
+TEST_CASE("a tokenizer may know fewer ids than the model, not more") {
+    ModelSpec spec;
+    spec.vocab_size = 100;
+    CHECK(actors::check_vocabulary("dir", spec, 99).ok());
+    CHECK(actors::check_vocabulary("dir", spec, 100).ok());
+    const Status refused = actors::check_vocabulary("dir", spec, 101);
+    REQUIRE_FALSE(refused.ok());
+    CHECK(actors::exit_code(refused.error()) == actors::kConfig);
+    CHECK(refused.error().message ==
+          "dir/tokenizer/tokenizer.json: of another vocabulary: it has 101 ids, the model 100; "
+          "copy all files of one split");
+}

@@ -224,9 +224,9 @@ TEST_CASE("a float that is not finite is refused in every tensor, by its name") 
                     std::vector<uint8_t> bytes = sound;
                     put_non_finite(bytes.data() + tensor.offset + at, tensor.dtype, nan);
                     write_file(path, bytes);
-                    Result<Checkpoint> opened = head
-                                                    ? Checkpoint::open_head(dir.path(), spec)
-                                                    : Checkpoint::open_layers(dir.path(), spec, 0, 3);
+                    Result<Checkpoint> opened =
+                        head ? Checkpoint::open_head(dir.path(), spec)
+                             : Checkpoint::open_layers(dir.path(), spec, 0, 3);
                     REQUIRE(opened.ok());
                     check_load_refused(*opened, "tensor \"" + name + "\": has a value that is not");
                 }

@@ -73,8 +73,9 @@ TEST_CASE("a stamp spares later starts the hash, and fits this very file only") 
         CHECK(slices_to_verify(copy, sha256) == kSlices);
     }
     SUBCASE("a damaged stamp") {
-        for (const std::string& text : {std::string(), text_in(stamp) + "x", std::string(99, 's')}) {
-            write_file(stamp, text);
+        for (const std::string& damaged :
+             {std::string(), text_in(stamp) + "x", std::string(99, 's')}) {
+            write_file(stamp, damaged);
             CHECK(slices_to_verify(path, sha256) == kSlices);
             CHECK(slices_to_verify(path, sha256) == 1);
         }

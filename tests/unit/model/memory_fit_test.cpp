@@ -18,7 +18,9 @@ std::string refusal(const MemoryNeed& need, uint64_t available, bool allow_pagin
 
 // A made-up /proc and /sys.
 struct Machine {
-    Machine() { write("proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8192 kB\n"); }
+    Machine() {
+        write("proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8192 kB\n");
+    }
 
     void write(const std::string& name, const std::string& text) const {
         std::filesystem::create_directories((dir.path() / name).parent_path());
