@@ -108,7 +108,12 @@ class SteppedClient:
         return status
 
     def keep_alive(self) -> None:
+        self._run(self._client.keep_alive())
         self._run(asyncio.sleep(0))
+
+    @property
+    def stray_messages(self) -> int:
+        return self._client.stray_messages
 
     def close(self) -> None:
         self._run(self._client.close())
