@@ -35,8 +35,9 @@ class AsyncClient:
         "unreachable" too. One that was restarted meanwhile is asked to go on with the answers.
 
     Nothing is connected before the first use; a fork, a copy by pickle, and a loop after the one
-    that was closed get a link of their own. The client lives (PINGs, answers of other streams) while the loop
-    runs, whatever its tasks wait for: the router gives it up when the loop is blocked for 30 s.
+    that was closed get a link of their own. The client lives (PINGs, answers of other streams)
+    while the loop runs, whatever its tasks wait for: the router gives it up when the loop is
+    blocked for 30 s.
     """
 
     def __init__(

@@ -20,7 +20,9 @@ _OPTIONS = (
     (zmq.LINGER, 0),  # closing never waits for a router that is not there
     (zmq.IMMEDIATE, 1),  # no queue to nobody: a send without a router fails at once
     (zmq.SNDHWM, 1000),
-    (zmq.RCVHWM, 1000),
+    # What may wait for a caller that pauses. Above it TCP's window closes, and 10 s later the
+    # router takes the client for gone.
+    (zmq.RCVHWM, 65536),
     (zmq.RECONNECT_IVL, 200),
     (zmq.RECONNECT_IVL_MAX, 2000),  # several attempts within the silence that is borne
     (zmq.CONNECT_TIMEOUT, 2000),
@@ -113,9 +115,10 @@ class Link:
         if self._polling:  # by a signal handler or finalizer: the poll must not lose its socket
             self._close_linger_ms = linger_ms
             return
-        self._finalizer.detach()
-        self._socket.close(linger_ms)
-        self._context.term()
+        with self.lock:
+            self._finalizer.detach()
+            self._socket.close(linger_ms)
+            self._context.term()
 
     def renew(self) -> None:
         """Connects anew. libzmq gives up for good on a peer that once broke its protocol: another
@@ -162,7 +165,7 @@ def _destroy(
 ) -> None:
     if os.getpid() != pid:
         return
-    if lock.acquire(timeout=_EXIT_S):  # not below a daemon thread that polls
+    if lock.acquire(timeout=_EXIT_S):  # for good: it keeps daemon threads from a closed socket
         socket.close(0)
         context.term()
 

@@ -208,7 +208,8 @@ class Session:
     def _fail_all(self, error: ChatLoopError) -> None:
         requests, self._requests = self._requests, {}
         replies, self._replies = self._replies, []
-        for ending in (*requests.values(), *replies):  # each with an error of its own
+        endings: list[Request | Reply] = [*requests.values(), *replies]
+        for ending in endings:  # each with an error of its own
             ending.fail(ChatLoopError(error.code, error.message, error.retryable))
 
     def _on_request_message(

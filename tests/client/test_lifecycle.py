@@ -144,7 +144,7 @@ def test_ctrl_c_cancels_the_request_and_leaves_the_client_usable() -> None:
         assert eventually(lambda: [CANCEL, "0.1"] in router.heard)
 
 
-@pytest.mark.usefixtures("alarm")
+@pytest.mark.usefixtures("alarm", "ctrl_c")
 def test_ctrl_c_ends_an_event_loop_and_cancels_its_requests() -> None:
     async def main(client: AsyncClient) -> None:
         async with client:
