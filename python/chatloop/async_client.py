@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .async_connection import AsyncConnection
 from .async_stream import AsyncStream
 from .client import DEFAULT_ENDPOINT
-from .errors import CLOSED, ChatLoopError, no_answer
+from .errors import closed, no_answer
 from .parameters import Parameters, parameters_map
 from .request import Request
 from .results import Generation, Pong, Progress
@@ -34,9 +34,10 @@ class AsyncClient:
     silence_timeout_s: a router that says nothing for so long while it is spoken to is
         "unreachable" too. One that was restarted meanwhile is asked to go on with the answers.
 
-    Nothing is connected before the first use; a fork, and a loop after the one that was closed,
-    get a link of their own. The client lives (PINGs, answers of other streams) while the loop
-    runs, whatever its tasks wait for: the router gives it up when the loop is blocked for 30 s.
+    Nothing is connected before the first use; a fork, a copy by pickle, and a loop after the one
+    that was closed get a link of their own. The client lives (PINGs, answers of other streams)
+    while the loop runs, whatever its tasks wait for: the router gives it up when the loop is
+    blocked for 30 s.
     """
 
     def __init__(
@@ -54,6 +55,9 @@ class AsyncClient:
         self._connection: AsyncConnection | None = None
         self._closed = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_connection": None}
+
     async def generate(
         self,
         *,
@@ -61,7 +65,10 @@ class AsyncClient:
         timeout_s: float | None = None,
         **parameters: Unpack[Parameters],
     ) -> Generation:
-        """The whole answer. Raises ChatLoopError; whatever is not finished is cancelled."""
+        """The whole answer. Raises ChatLoopError; whatever is not finished is cancelled.
+
+        The error's `progress` holds what there was of the answer, for `resume`.
+        """
         async with self.stream(request_id=request_id, timeout_s=timeout_s, **parameters) as stream:
             async for _ in stream:
                 pass
@@ -82,7 +89,7 @@ class AsyncClient:
         return self._start(request, None, timeout_s)
 
     def resume(self, progress: Progress, *, timeout_s: float | None = None) -> AsyncStream:
-        """Continues an answer that this or another router began.
+        """Continues an answer that this or another router began, of which no stream runs.
 
         The pieces are those after `progress` (an echoed prompt comes again), the result is whole.
         """
@@ -117,10 +124,24 @@ class AsyncClient:
             raise no_answer(self._endpoint, "STATUS", self._timeout_s)
         return status
 
+    async def keep_alive(self) -> None:
+        """Tells the router that this client lives: for a task that blocks the loop for long."""
+        self._connected().serve()
+
+    @property
+    def stray_messages(self) -> int:
+        """Messages of requests that this link does not know (any more), which were ignored."""
+        return 0 if self._connection is None else self._connection.strays
+
     async def close(self) -> None:
-        """Cancels what still runs. Takes at most 200 ms; a second call does nothing."""
-        self._closed = True
-        connection, self._connection = self._connection, None
+        """Cancels what still runs. Takes at most 200 ms; a second call does nothing.
+
+        Calls that wait in other tasks end with "closed".
+        """
+        connection = self._connection
+        if connection is not None:
+            connection.check_here()
+        self._closed, self._connection = True, None
         if connection is not None:
             await connection.close()
 
@@ -140,7 +161,7 @@ class AsyncClient:
 
     def _connected(self) -> AsyncConnection:
         if self._closed:
-            raise ChatLoopError(CLOSED, "the client was closed")
+            raise closed()
         if self._connection is not None and not self._connection.usable:
             self._connection.abandon()
             self._connection = None

@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from . import protocol
-from .errors import CLOSED, ChatLoopError, duplicate
+from .errors import ChatLoopError, closed, duplicate
 from .link import Link
 from .request import Request
 from .results import Pong, Progress
@@ -79,6 +79,15 @@ class AsyncConnection:
         """False in a fork, and when the event loop was closed."""
         return not self._link.inherited and not self._loop.is_closed()
 
+    @property
+    def strays(self) -> int:
+        return self._session.strays
+
+    def check_here(self) -> None:
+        """Raises RuntimeError when another event loop than the connection's runs here."""
+        if self.usable and asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the client is used in another event loop")
+
     def start(self, request: Request, progress: Progress | None = None) -> Departure:
         """Submits `request`, or continues `progress` with it, as soon as there is a link."""
         message = request.first_message() if progress is None else request.restore(progress)
@@ -121,6 +130,11 @@ class AsyncConnection:
             departure.starts(request_id) for departure in self._departures
         )
 
+    def serve(self) -> None:
+        """Takes what is there and sends the PING that is due, without waiting."""
+        self._check_usable()
+        self._look()
+
     async def ping(self, timeout_s: float) -> Pong | None:
         """None: no answer within `timeout_s`."""
         reply = await self._ask(self._session.new_ping(), timeout_s)
@@ -143,7 +157,7 @@ class AsyncConnection:
         """Until `ready()`, which can change when `news` is set. False: not for `timeout_s`."""
         if ready():
             return True
-        self._check_here()
+        self._check_usable()
         expired = False
 
         def expire() -> None:
@@ -163,12 +177,9 @@ class AsyncConnection:
 
     async def close(self) -> None:
         """Cancels what still runs. Takes at most 200 ms, in which the loop goes on."""
-        if self.usable:
-            self._check_here()
         try:
             while self._departures:
-                error = ChatLoopError(CLOSED, "the client was closed")
-                self._departures.popleft().fail(error)
+                self._departures.popleft().fail(closed())
             if self.usable and self._session.close():
                 await self._say_farewell()
         finally:
@@ -200,7 +211,7 @@ class AsyncConnection:
     async def _say_farewell(self) -> None:
         """Waits for the answer to a PING: by then the router has heard what went before it."""
         reply = self._session.new_ping()
-        if self._link.try_send(reply.question):
+        if self._link.send(reply.question):
             self._session.asked(reply, time.monotonic())
             await self._answered(reply, FAREWELL_S)
 
@@ -213,18 +224,17 @@ class AsyncConnection:
                     self._departures.remove(departure)
 
     def _post(self, departure: Departure) -> Departure:
-        self._check_here()
+        self._check_usable()
         self._departures.append(departure)
         self._look()
         return departure
 
-    def _check_here(self) -> None:
+    def _check_usable(self) -> None:
         self._link.check_usable()
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("the client is used in another event loop")
+        self.check_here()
 
     def _try_send(self, message: bytes) -> bool:
-        sent = self._link.try_send(message)
+        sent = self._link.send(message)
         self._look_soon()  # sending may have taken the edge
         return sent
 
@@ -234,11 +244,16 @@ class AsyncConnection:
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
+        if self.usable:
+            with self._link.lock:  # which the end of the program takes, too
+                self._look_at_link()
+
+    def _look_at_link(self) -> None:
         """Serves the link until it has nothing to say, as an edge-triggered descriptor asks for.
 
         After DRAIN_MAX messages the rest of the program has its turn first.
         """
-        if self._link.closed or not self.usable:
+        if self._link.closed:
             return
         self._look_again = False
         self._session.tick(time.monotonic())
@@ -255,8 +270,8 @@ class AsyncConnection:
         else:
             self._look_soon()
         now_s = time.monotonic()
-        if not received:
-            self._session.on_quiet(now_s)
+        if not received and self._session.on_quiet(now_s):
+            self._link.renew()
         self._give_up(now_s)
         self._set_timer(now_s)
 
@@ -264,7 +279,7 @@ class AsyncConnection:
         departure = self._departures[0]
         if departure.abandoned:
             self._departures.popleft()
-        elif self._link.try_send(departure.message):
+        elif self._link.send(departure.message):
             self._departures.popleft()
             departure.leave(time.monotonic())
 
@@ -274,6 +289,7 @@ class AsyncConnection:
             if now_s < self._departures[0].posted_s + self._connect_timeout_s:
                 return
             self._departures.popleft().fail(self._link.no_router(self._connect_timeout_s))
+            self._look_soon()  # the new link may be up before its edge is waited for
 
     def _set_timer(self, now_s: float) -> None:
         if self._timer is not None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from .async_connection import AsyncConnection, Departure
-from .errors import no_piece
 from .request import Request
 from .results import Piece
 from .stream import Answer
@@ -54,7 +53,7 @@ class AsyncStream(Answer, AsyncIterator[Piece]):
         if there:
             raise StopAsyncIteration
         self._leave()
-        raise no_piece(self._timeout_s, request.committed)
+        raise request.overdue(self._timeout_s)
 
     async def cancel(self) -> None:
         """Asks the router to end the answer here: finish_reason is "cancelled"."""

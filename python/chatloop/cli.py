@@ -19,6 +19,7 @@ from .results import Generation
 EXIT_ERROR = 1
 EXIT_UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 # Options that are parameters of the request, by the parameter's name.
 _SAMPLING = (
@@ -36,8 +37,12 @@ _SAMPLING = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 an error, 69 no router, 130 interrupted; argparse takes 2."""
+    """Returns the exit code: 0, 1 an error, 69 no router, 130 interrupted; argparse takes 2.
+
+    SIGTERM raises SystemExit(143), so that it cancels the request as Ctrl-C does.
+    """
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         with Client(
             options.endpoint,

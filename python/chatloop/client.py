@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
-from .errors import CLOSED, ChatLoopError, no_answer
+from .errors import closed, no_answer
 from .parameters import Parameters, parameters_map
 from .request import Request
 from .results import Generation, Pong, Progress
@@ -34,9 +35,10 @@ class Client:
     silence_timeout_s: a router that says nothing for so long while it is spoken to is
         "unreachable" too. One that was restarted meanwhile is asked to go on with the answers.
 
-    Nothing is connected before the first use, and a fork gets a link of its own. The client has no
-    thread: it lives (PINGs, answers of other streams) whenever a call waits for something. A
-    program that pauses for more than 30 s amid a stream calls keep_alive() now and then.
+    Nothing is connected before the first use; a fork, and a copy by pickle, get a link of their
+    own. The client has no thread: it lives (PINGs, answers of other streams) whenever a call waits
+    for something. A program that pauses for more than 30 s amid a stream calls keep_alive() now
+    and then. Threads may share a client. Ctrl-C in a call leaves it usable.
     """
 
     def __init__(
@@ -51,8 +53,11 @@ class Client:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silence_timeout_s = silence_timeout_s
-        self._connection: Connection | None = None
+        self._connections: dict[int, Connection] = {}  # by process id; only one's own is used
         self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_connections": {}}
 
     def generate(
         self,
@@ -61,7 +66,10 @@ class Client:
         timeout_s: float | None = None,
         **parameters: Unpack[Parameters],
     ) -> Generation:
-        """The whole answer. Raises ChatLoopError; whatever is not finished is cancelled."""
+        """The whole answer. Raises ChatLoopError; whatever is not finished is cancelled.
+
+        The error's `progress` holds what there was of the answer, for `resume`.
+        """
         with self.stream(request_id=request_id, timeout_s=timeout_s, **parameters) as stream:
             for _ in stream:
                 pass
@@ -79,7 +87,7 @@ class Client:
         return self._start(request, None, timeout_s)
 
     def resume(self, progress: Progress, *, timeout_s: float | None = None) -> Stream:
-        """Continues an answer that this or another router began.
+        """Continues an answer that this or another router began, of which no stream runs.
 
         The pieces are those after `progress` (an echoed prompt comes again), the result is whole.
         """
@@ -96,9 +104,7 @@ class Client:
             connection.send_cancel(request_id)
             return
         request = Request(request_id, {})
-        connection.cancel_unknown(request)
-        if not connection.wait(lambda: request.ended, self._timeout_s):
-            connection.drop(request)
+        if not connection.cancel_unknown(request, self._timeout_s):
             raise no_answer(self._endpoint, "CANCEL", self._timeout_s)
         if request.error is not None:
             raise request.error
@@ -120,11 +126,20 @@ class Client:
         """Tells the router that this client lives, without waiting for anything."""
         self._connected().serve()
 
+    @property
+    def stray_messages(self) -> int:
+        """Messages of requests that this link does not know (any more), which were ignored."""
+        connection = self._connections.get(os.getpid())
+        return 0 if connection is None else connection.strays
+
     def close(self) -> None:
-        """Cancels what still runs. Takes at most 200 ms; a second call does nothing."""
+        """Cancels what still runs. Takes at most 200 ms; a second call does nothing.
+
+        Calls that wait in other threads end with "closed".
+        """
         self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None and not connection.inherited:
+        connection = self._connections.pop(os.getpid(), None)
+        if connection is not None:
             connection.close()
 
     def __enter__(self) -> Client:
@@ -141,10 +156,17 @@ class Client:
         return Stream(connection, request, self._timeout_s if timeout_s is None else timeout_s)
 
     def _connected(self) -> Connection:
+        """No lock, which a fork might inherit locked: the first of several threads wins."""
         if self._closed:
-            raise ChatLoopError(CLOSED, "the client was closed")
-        if self._connection is None or self._connection.inherited:
-            self._connection = Connection(
-                self._endpoint, self._connect_timeout_s, self._silence_timeout_s
-            )
-        return self._connection
+            raise closed()
+        pid = os.getpid()
+        connection = self._connections.get(pid)
+        if connection is None:
+            made = Connection(self._endpoint, self._connect_timeout_s, self._silence_timeout_s)
+            connection = self._connections.setdefault(pid, made)
+            if connection is not made:
+                made.close()
+        if self._closed:  # by another thread just now
+            self.close()
+            raise closed()
+        return connection

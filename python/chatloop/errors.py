@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .results import Progress
+
 # Codes that the client adds to those of core/result.hpp, which come from the router.
 UNREACHABLE = "unreachable"  # no router answers at the endpoint; retryable
 TIMEOUT = "timeout"  # the router lives, the answer did not come in timeout_s; retryable
 CLOSED = "closed"  # the client was closed, or belongs to the process before a fork
+
+_QUOTED_MAX = 256  # characters of a router's message in a text
 
 
 class ChatLoopError(Exception):
@@ -15,6 +22,7 @@ class ChatLoopError(Exception):
     message: one line, the cause.
     retryable: the same request may succeed when it is sent again.
     committed: tokens of the answer that were final when it failed.
+    progress: what the client held of the answer then; `resume` continues it. None: nothing.
     """
 
     def __init__(
@@ -25,9 +33,19 @@ class ChatLoopError(Exception):
         self.message = message
         self.retryable = retryable
         self.committed = committed
+        self.progress: Progress | None = None
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+def closed() -> ChatLoopError:
+    return ChatLoopError(CLOSED, "the client was closed; make another one")
+
+
+def unreachable(endpoint: str, why: str) -> ChatLoopError:
+    text = f"{endpoint}: {why}; check that one runs, and that this is its front"
+    return ChatLoopError(UNREACHABLE, text, retryable=True)
 
 
 def duplicate(request_id: str) -> ChatLoopError:
@@ -39,11 +57,6 @@ def no_answer(endpoint: str, question: str, timeout_s: float) -> ChatLoopError:
     return ChatLoopError(TIMEOUT, text, retryable=True)
 
 
-def no_piece(timeout_s: float, committed: int) -> ChatLoopError:
-    text = f"no piece of the answer for {timeout_s:g} s"
-    return ChatLoopError(TIMEOUT, text, retryable=True, committed=committed)
-
-
 def malformed(what: str) -> ChatLoopError:
     """The router sent bytes that docs/protocol.md does not allow."""
-    return ChatLoopError("malformed", f"the router sent {what}")
+    return ChatLoopError("malformed", f"the router sent {what[:_QUOTED_MAX]}")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
+import threading
+import time
 import weakref
 from typing import Any
 
 import zmq
 
-from .errors import CLOSED, UNREACHABLE, ChatLoopError
+from .errors import CLOSED, ChatLoopError, closed, unreachable
 
 # The options that apply to every client, with the reason for each. Milliseconds, messages, bytes.
 _OPTIONS = (
     (zmq.LINGER, 0),  # closing never waits for a router that is not there
     (zmq.IMMEDIATE, 1),  # no queue to nobody: a send without a router fails at once
     (zmq.SNDHWM, 1000),
-    (zmq.RCVHWM, 1000),
+    # What may wait for a caller that pauses. Above it TCP's window closes, and 10 s later the
+    # router takes the client for gone.
+    (zmq.RCVHWM, 65536),
     (zmq.RECONNECT_IVL, 200),
-    (zmq.RECONNECT_IVL_MAX, 5000),
+    (zmq.RECONNECT_IVL_MAX, 2000),  # several attempts within the silence that is borne
     (zmq.CONNECT_TIMEOUT, 2000),
     (zmq.HANDSHAKE_IVL, 5000),  # a peer that accepts and says nothing is given up
     (zmq.TCP_MAXRT, 10000),  # so is one that no longer acknowledges
@@ -30,23 +35,35 @@ _OPTIONS = (
     (zmq.MAXMSGSIZE, 64 << 20),
 )
 _FAREWELL_MS = 200  # for the CANCELs of a client that closes with running requests
+_RENEW_S = 2.0  # the least age of a connection that is given up for a new one
+_EXIT_S = 1.0  # how long the end of the program waits for a daemon thread amid a call
 
 
 class Link:
-    """Belongs to one process: sockets do not survive a fork. Not thread-safe."""
+    """Belongs to one process: sockets do not survive a fork.
+
+    Not thread-safe: threads that share it hold `lock`. A signal handler or a finalizer of the
+    thread that holds it may call everything, too.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._pid = os.getpid()
+        self.lock = threading.RLock()
+        self._polling = False
+        self._close_linger_ms: int | None = None  # closed amid a poll of this thread
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         # A link in a reference cycle must not leave its end to the order of the garbage collector:
         # a context that goes before its socket waits for it without end.
-        self._finalizer = weakref.finalize(self, _destroy, self._socket, self._context, self._pid)
+        self._finalizer = weakref.finalize(
+            self, _destroy, self._socket, self._context, self._pid, self.lock
+        )
         for option, value in _OPTIONS:
             self._socket.setsockopt(option, value)
         # A name of its own lets the router find the client again after a reconnect.
         self._socket.setsockopt(zmq.ROUTING_ID, f"client:{secrets.token_hex(8)}".encode())
+        self._connected_s = time.monotonic()
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -61,35 +78,28 @@ class Link:
 
     @property
     def closed(self) -> bool:
-        return bool(self._socket.closed)
+        return self._close_linger_ms is not None or bool(self._socket.closed)
 
     def check_usable(self) -> None:
         """Raises ChatLoopError("closed") after close, and in a fork."""
-        if self.inherited or self._socket.closed:
-            raise ChatLoopError(CLOSED, "the client was closed, or made before a fork")
+        if self.inherited:
+            raise ChatLoopError(CLOSED, "it belongs to the process before the fork")
+        if self.closed:
+            raise closed()
 
-    def send(self, message: bytes, timeout_s: float = 0.0) -> None:
-        """Raises ChatLoopError("unreachable") when no router takes it within `timeout_s`."""
-        self.check_usable()
-        if not self._socket.poll(_milliseconds(timeout_s), zmq.POLLOUT):
-            raise self.no_router(timeout_s)
+    def send(self, message: bytes, timeout_s: float = 0.0) -> bool:
+        """False when no router takes it within `timeout_s`."""
+        if not self._poll(zmq.POLLOUT, timeout_s):
+            return False
         try:
             self._socket.send(message, zmq.DONTWAIT)
-        except zmq.Again as error:
-            raise self._unreachable("the router went away") from error
-
-    def try_send(self, message: bytes) -> bool:
-        """False when there is no router to take it just now."""
-        try:
-            self.send(message)
-        except ChatLoopError:
+        except zmq.Again:  # it went away just now
             return False
         return True
 
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when there is none for `timeout_s`."""
-        self.check_usable()
-        if not self._socket.poll(_milliseconds(timeout_s), zmq.POLLIN):
+        if not self._poll(zmq.POLLIN, timeout_s):
             return None
         try:
             parts = self._socket.recv_multipart(zmq.DONTWAIT)
@@ -99,11 +109,33 @@ class Link:
 
     def close(self, farewell: bool = False) -> None:
         """Takes at most 200 ms with `farewell` (sent messages may still leave), else no time."""
-        self._finalizer.detach()
-        _destroy(self._socket, self._context, self._pid, _FAREWELL_MS if farewell else 0)
+        if self.inherited:
+            return
+        linger_ms = _FAREWELL_MS if farewell else 0
+        if self._polling:  # by a signal handler or finalizer: the poll must not lose its socket
+            self._close_linger_ms = linger_ms
+            return
+        with self.lock:
+            self._finalizer.detach()
+            self._socket.close(linger_ms)
+            self._context.term()
+
+    def renew(self) -> None:
+        """Connects anew. libzmq gives up for good on a peer that once broke its protocol: another
+        program that had the router's port, or a message beyond MAXMSGSIZE."""
+        self.check_usable()
+        now_s = time.monotonic()
+        if now_s - self._connected_s < _RENEW_S:  # it may be just about to come up
+            return
+        self._connected_s = now_s
+        with contextlib.suppress(zmq.ZMQError):  # it was given up: there is nothing to disconnect
+            self._socket.disconnect(self._endpoint)
+        self._socket.connect(self._endpoint)
 
     def no_router(self, waited_s: float) -> ChatLoopError:
-        return self._unreachable(f"no router answers within {waited_s:g} s")
+        """What is raised after so long without a link, which is made anew for the next call."""
+        self.renew()
+        return unreachable(self._endpoint, f"no router answers within {waited_s:g} s")
 
     def fileno(self) -> int:
         """Readable when `events` is worth a look. Edge-triggered: send, receive and `events`
@@ -115,15 +147,26 @@ class Link:
         self.check_usable()
         return int(self._socket.getsockopt(zmq.EVENTS))
 
-    def _unreachable(self, why: str) -> ChatLoopError:
-        return ChatLoopError(UNREACHABLE, f"{self._endpoint}: {why}", retryable=True)
+    def _poll(self, events: int, timeout_s: float) -> bool:
+        self.check_usable()
+        outer, self._polling = self._polling, True
+        try:
+            possible = bool(self._socket.poll(_milliseconds(timeout_s), events))
+        finally:
+            self._polling = outer
+            if self._close_linger_ms is not None:
+                self.close(farewell=self._close_linger_ms > 0)
+        self.check_usable()
+        return possible
 
 
 def _destroy(
-    socket: zmq.Socket[bytes], context: zmq.Context[Any], pid: int, linger_ms: int = 0
+    socket: zmq.Socket[bytes], context: zmq.Context[Any], pid: int, lock: threading.RLock
 ) -> None:
-    if os.getpid() == pid:
-        socket.close(linger_ms)
+    if os.getpid() != pid:
+        return
+    if lock.acquire(timeout=_EXIT_S):  # for good: it keeps daemon threads from a closed socket
+        socket.close(0)
         context.term()
 
 

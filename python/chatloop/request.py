@@ -10,8 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from . import protocol
-from .errors import ChatLoopError, malformed
+from .errors import TIMEOUT, ChatLoopError, malformed
 from .results import Durations, Generation, Piece, Progress, TokenLogprob, Usage
+
+# What one answer may hold, whatever a router sends: the longest context, and 64 bytes a token.
+ANSWER_TOKENS_MAX = 262144
+ANSWER_BYTES_MAX = 16 << 20
 
 
 def no_news() -> None:
@@ -93,8 +97,18 @@ class Request:
 
     def fail(self, error: ChatLoopError) -> None:
         if not self.ended:
-            self.error = error
+            self.error = self._with_progress(error)
             self.on_news()
+
+    def overdue(self, timeout_s: float) -> ChatLoopError:
+        """What is raised when no piece came for so long."""
+        text = f"no piece of the answer for {timeout_s:g} s"
+        return self._with_progress(ChatLoopError(TIMEOUT, text, retryable=True))
+
+    def _with_progress(self, error: ChatLoopError) -> ChatLoopError:
+        error.committed = max(error.committed, self.committed)
+        error.progress = self.progress
+        return error
 
     def on_message(self, message: protocol.RequestMessage) -> None:
         if self.ended:
@@ -102,7 +116,6 @@ class Request:
         try:
             self._take(message)
         except ChatLoopError as error:
-            error.committed = self.committed
             self.fail(error)
         self.on_news()
 
@@ -147,6 +160,11 @@ class Request:
             _overlap(self._logprobs, message.index, entries, "log-probabilities")
         known_bytes = _overlap(self._answer, message.text_offset, message.text, "text")
 
+        if message.index + len(message.token_ids) > ANSWER_TOKENS_MAX:
+            raise malformed(f"more than {ANSWER_TOKENS_MAX} tokens")
+        if message.text_offset + len(message.text) > ANSWER_BYTES_MAX:
+            raise malformed(f"more than {ANSWER_BYTES_MAX} bytes of text")
+
         fresh_text = message.text[known_bytes:]
         piece = Piece(
             index=len(self._token_ids),
@@ -165,6 +183,9 @@ class Request:
         known = _overlap(
             self._prompt_logprobs, message.index, message.entries, "prompt log-probabilities"
         )
+        assert self._accepted is not None
+        if message.index + len(message.entries) > len(self._accepted.prompt_ids):
+            raise malformed("more log-probabilities of the prompt than it has ids")
         self._prompt_logprobs += message.entries[known:]
 
     def _on_done(self, message: protocol.Done) -> None:

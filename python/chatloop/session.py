@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import protocol
-from .errors import CLOSED, UNREACHABLE, ChatLoopError
+from .errors import UNREACHABLE, ChatLoopError, closed, unreachable
 from .request import Request, no_news
 from .results import Pong
 
@@ -81,6 +81,7 @@ class Session:
         self._next_ping_s = 0.0
         self._unanswered_s: float | None = None  # when we spoke first since the router did
         self._served_s = 0.0  # when the socket was last looked at
+        self.strays = 0  # messages of requests that are not known (any more), ignored
 
     # ---- what the client wants ----
 
@@ -126,7 +127,7 @@ class Session:
         farewell = False
         for request in self._requests.values():
             farewell |= self._send(protocol.cancel(request.request_id))
-        self._fail_all(CLOSED, "the client was closed", retryable=False)
+        self._fail_all(closed())
         return farewell
 
     # ---- the link ----
@@ -158,21 +159,22 @@ class Session:
             next_s = min(next_s, self._unanswered_s + self._silence_timeout_s)
         return next_s
 
-    def on_quiet(self, now_s: float) -> None:
-        """A look at the socket found nothing."""
+    def on_quiet(self, now_s: float) -> bool:
+        """A look at the socket found nothing. True: the router was given up."""
         since_s = self._unanswered_s
         if since_s is None or now_s - since_s < self._silence_timeout_s:
-            return
+            return False
         self._unanswered_s = None
-        text = f"{self._endpoint}: the router is silent for {self._silence_timeout_s:g} s"
-        self._fail_all(UNREACHABLE, text, retryable=True)
+        why = f"the router is silent for {self._silence_timeout_s:g} s"
+        self._fail_all(unreachable(self._endpoint, why))
+        return True
 
     def on_bytes(self, body: bytes, now_s: float) -> None:
         self._unanswered_s = None
         try:
             message = protocol.decode(body)
         except ChatLoopError as error:  # whose it is cannot be told
-            self._fail_all(error.code, error.message, error.retryable)
+            self._fail_all(error)
             return
         if isinstance(message, protocol.PongMessage):
             self._on_pong(message, now_s)
@@ -203,20 +205,20 @@ class Session:
             # It stays until its end comes, so that late pieces meet no request of that name.
             self._try_send(protocol.cancel(request.request_id), now_s)
 
-    def _fail_all(self, code: str, text: str, retryable: bool) -> None:
+    def _fail_all(self, error: ChatLoopError) -> None:
         requests, self._requests = self._requests, {}
         replies, self._replies = self._replies, []
-        for request in requests.values():
-            request.fail(ChatLoopError(code, text, retryable, request.committed))
-        for reply in replies:
-            reply.fail(ChatLoopError(code, text, retryable))
+        endings: list[Request | Reply] = [*requests.values(), *replies]
+        for ending in endings:  # each with an error of its own
+            ending.fail(ChatLoopError(error.code, error.message, error.retryable))
 
     def _on_request_message(
         self, request_id: str, message: protocol.RequestMessage, now_s: float
     ) -> None:
         request = self._requests.get(request_id)
-        if request is None:
-            return  # late, of a request that was forgotten
+        if request is None:  # late, of a request that was forgotten
+            self.strays += 1
+            return
         request.on_message(message)
         if request.ended:
             del self._requests[request_id]
@@ -256,7 +258,7 @@ class Session:
                 del self._requests[request.request_id]
             elif request.attempt + 1 >= ATTEMPTS_MAX:
                 text = f"{ATTEMPTS_MAX} routers lost the request"
-                request.fail(ChatLoopError(UNREACHABLE, text, True, request.committed))
+                request.fail(ChatLoopError(UNREACHABLE, text, retryable=True))
                 del self._requests[request.request_id]
             else:
                 self._try_send(request.next_attempt(), now_s)

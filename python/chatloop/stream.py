@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .connection import Connection
-from .errors import ChatLoopError, no_piece
+from .errors import ChatLoopError
+from .gate import Gate
 from .request import Request
 from .results import Generation, Piece, Progress
 
@@ -36,7 +37,8 @@ class Stream(Answer, Iterator[Piece]):
 
     Leaving it before its end (`close`, the end of a `with` block, no reference left) cancels the
     request. `next` raises ChatLoopError when the request fails or when no piece comes for
-    timeout_s. Several streams of a client may be iterated in any order, from any thread.
+    timeout_s. Several streams of a client may be iterated in any order, from any thread. Pieces
+    that nobody takes are kept, at most the answer.
     """
 
     def __init__(self, connection: Connection, request: Request, timeout_s: float) -> None:
@@ -44,13 +46,15 @@ class Stream(Answer, Iterator[Piece]):
         self._connection = connection
         self._timeout_s = timeout_s
         self._closed = False
+        self._gate = Gate()
+        request.on_news = self._gate.wake
 
     def __next__(self) -> Piece:
         request = self._request
         if self._closed:
             raise StopIteration
         there = self._connection.wait(
-            lambda: bool(request.pieces) or request.ended, self._timeout_s
+            lambda: bool(request.pieces) or request.ended, self._gate, self._timeout_s
         )
         if request.pieces:
             return request.pieces.popleft()
@@ -59,7 +63,7 @@ class Stream(Answer, Iterator[Piece]):
         if there:
             raise StopIteration
         self.close()
-        raise no_piece(self._timeout_s, request.committed)
+        raise request.overdue(self._timeout_s)
 
     def cancel(self) -> None:
         """Asks the router to end the answer here: finish_reason is "cancelled"."""

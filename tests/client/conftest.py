@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeAlias
 
@@ -28,6 +29,14 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     assert unexpected == []
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as a terminal's programs have it; a program in the background inherits it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class SteppedStream:
@@ -108,7 +117,12 @@ class SteppedClient:
         return status
 
     def keep_alive(self) -> None:
+        self._run(self._client.keep_alive())
         self._run(asyncio.sleep(0))
+
+    @property
+    def stray_messages(self) -> int:
+        return self._client.stray_messages
 
     def close(self) -> None:
         self._run(self._client.close())

@@ -243,6 +243,54 @@ def test_a_client_serves_one_loop_after_the_other_but_not_two() -> None:
             loop.run_until_complete(client.close())
 
 
+def test_a_deadline_around_generate_cancels_its_request() -> None:
+    async def main(router: FakeRouter) -> None:
+        async with AsyncClient(router.endpoint) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.generate(prompt="x", request_id="r"), 0.1)
+            assert await eventually(lambda: [CANCEL, "r"] in router.heard)
+            if sys.version_info >= (3, 11):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await client.generate(prompt="x", request_id="s")
+                assert await eventually(lambda: [CANCEL, "s"] in router.heard)
+            assert (await client.ping()).router_incarnation == 7
+
+    with FakeRouter(silent_handler) as router:
+        asyncio.run(main(router))
+
+
+def test_close_in_another_event_loop_is_refused_and_harms_nothing() -> None:
+    async def main(router: FakeRouter) -> None:
+        client = AsyncClient(router.endpoint, timeout_s=5)
+        assert (await client.generate(prompt="x")).text == "".join(WORDS)
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client.close())
+        assert (await client.generate(prompt="x")).text == "".join(WORDS)
+        await client.close()
+        with pytest.raises(ChatLoopError) as caught:
+            client.stream(prompt="x")
+        assert caught.value.code == "closed"
+
+    with FakeRouter(word_handler) as router:
+        asyncio.run(main(router))
+
+
+def test_close_while_connecting_ends_those_who_wait() -> None:
+    async def main() -> None:
+        client = AsyncClient("tcp://127.0.0.1:9", connect_timeout_s=60)
+        tasks = [asyncio.create_task(call) for call in (client.ping(), client.generate(prompt="x"))]
+        await asyncio.sleep(0.05)
+        started_s = time.monotonic()
+        await asyncio.gather(client.close(), client.close())
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, ChatLoopError)
+            assert error.code == "closed"
+        assert time.monotonic() - started_s < 2.0
+
+    asyncio.run(main())
+
+
 def test_a_fork_gets_a_link_of_its_own() -> None:
     async def ask(client: AsyncClient, inherited: Any) -> int:
         with pytest.raises(ChatLoopError) as caught:

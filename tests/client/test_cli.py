@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from typing import Any
 
-from fake_router import SUBMIT, FakeRouter, word_handler
+import pytest
+from fake_router import CANCEL, SUBMIT, WORDS, FakeRouter, silent_handler, word_handler
+from test_stream import eventually
+
+COMMAND = [sys.executable, "-m", "chatloop"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def chatloop(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "chatloop", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [*COMMAND, *arguments],
+        env=ENVIRONMENT,
         input=text,
         capture_output=True,
         text=True,
@@ -79,3 +85,46 @@ def test_an_error_is_one_line_and_an_exit_code() -> None:
     ended = chatloop("ping", "--endpoint", endpoint, "--connect-timeout", "0.2")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (69, 1)
     assert ended.stderr.startswith("chatloop: unreachable: ")
+    assert "check that one runs" in ended.stderr
+    assert "scripts/quickstart.sh --keep starts one" in ended.stderr
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_the_request_and_ends_quietly(number: int, code: int) -> None:
+    with FakeRouter(silent_handler) as router:
+        process = subprocess.Popen(
+            [*COMMAND, "generate", "hi", "--endpoint", router.endpoint],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert eventually(lambda: router.heard_of(SUBMIT), 15)
+        process.send_signal(number)
+        output = process.communicate(timeout=15)
+        assert (process.returncode, *output) == (code, b"", b"")
+        assert eventually(lambda: router.heard_of(CANCEL))
+
+
+def test_a_reader_that_goes_cancels_the_request_and_ends_quietly() -> None:
+    def handler(router: FakeRouter, message: list[Any]) -> None:
+        if message[0] == SUBMIT:
+            router.accept(message[1], [1])
+            router.piece(message[1], 0, [1], WORDS[0] + "\n", 0)
+
+    with FakeRouter(handler) as router:
+        process = subprocess.Popen(
+            [*COMMAND, "generate", "hi", "--endpoint", router.endpoint],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"Paris\n"  # as `| head -1`
+        process.stdout.close()
+        [submit] = router.heard_of(SUBMIT)
+        router.piece(submit[1], 1, [2], "more", 6)
+        assert process.wait(15) == 1
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert eventually(lambda: router.heard_of(CANCEL))

@@ -40,11 +40,14 @@ def free_port() -> int:
 
 def test_a_missing_router_is_unreachable_after_the_connect_timeout(connect: Connect) -> None:
     started_s = time.monotonic()
-    with connect(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.3) as client:
+    port = free_port()
+    with connect(f"tcp://127.0.0.1:{port}", connect_timeout_s=0.3) as client:
         for call in (lambda: client.generate(prompt="x"), client.ping, client.status):
             with pytest.raises(ChatLoopError) as caught:
                 call()
             assert (caught.value.code, caught.value.retryable) == ("unreachable", True)
+            assert f"127.0.0.1:{port}: no router answers within 0.3 s" in str(caught.value)
+            assert "check that one runs" in str(caught.value)
     assert 0.9 <= time.monotonic() - started_s < 3.0
 
 
@@ -152,6 +155,56 @@ def test_a_restarted_router_is_asked_to_go_on(
     progress = {"prompt_ids": [1, 2, 3], "token_ids": [10, 11], "seed": 17}
     parameters = {"prompt": "x", "seed": 17}
     assert resume[1:] == ["r", 1, parameters, {**progress, "fingerprint": FINGERPRINT}]
+
+
+def test_a_router_that_vanishes_is_reported_with_the_answer_so_far(connect: Connect) -> None:
+    with FakeRouter(first_half) as router:
+        port = router.port
+        client = connect(router.endpoint, silence_timeout_s=0.4, connect_timeout_s=0.2)
+        stream = client.stream(prompt="x", seed=17)
+        assert next(stream).text == "Paris is"
+    started_s = time.monotonic()
+    with client:
+        with pytest.raises(ChatLoopError) as caught:
+            next(stream)
+        assert time.monotonic() - started_s < 4.0
+        error = caught.value
+        assert (error.code, error.retryable, error.committed) == ("unreachable", True, 2)
+        assert f"127.0.0.1:{port}: the router is silent for 0.4 s" in str(error)
+        with FakeRouter(second_half, incarnation=2, port=port):
+            assert text_of_the_rest(client, error.progress) == "Paris is not Rome"
+
+
+def text_of_the_rest(client: Any, progress: Any) -> str:
+    deadline_s = time.monotonic() + 20.0
+    while time.monotonic() < deadline_s:
+        try:
+            with client.resume(progress) as stream:
+                for _ in stream:
+                    pass
+                return str(stream.result.text)
+        except ChatLoopError as error:
+            assert error.code == "unreachable"
+    return ""
+
+
+def test_a_lost_worker_is_a_retryable_error_and_the_answer_can_be_resumed(
+    connect: Connect,
+) -> None:
+    def handler(router: FakeRouter, message: list[Any]) -> None:
+        first_half(router, message)
+        if message[0] == SUBMIT:
+            router.error(message[1], "worker_lost", True, committed=2)
+        second_half(router, message)
+
+    with FakeRouter(handler) as router, connect(router.endpoint) as client:
+        with pytest.raises(ChatLoopError) as caught:
+            client.generate(prompt="x", seed=17)
+        error = caught.value
+        assert (error.code, error.retryable, error.committed) == ("worker_lost", True, 2)
+        assert error.progress is not None
+        assert (error.progress.token_ids, error.progress.text) == ([10, 11], "Paris is")
+        assert text_of_the_rest(client, error.progress) == "Paris is not Rome"
 
 
 def test_progress_continues_on_another_client_and_router(connect: Connect) -> None:

@@ -175,6 +175,13 @@ class Cluster:
         self.terminate()
         self.assert_drained(timeout_s)
 
+    def restart_router(self) -> None:
+        """kill -9, and another one on the same ports."""
+        self.processes.pop("router").kill()
+        ports = [word for name in ("ctrl", "front", "result")
+                 for word in (f"--{name}", self.endpoints[name])]
+        self.start("router", "chatloop-router", *ports, *self._router)
+
     def logs(self) -> str:
         return "\n".join(
             f"---- {process.name}, exit code {process.exit_code}, last lines of {process.log}\n"
