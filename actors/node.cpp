@@ -11,6 +11,7 @@
 namespace chatloop::actors {
 
 Node::Node(std::string actor) : actor_(std::move(actor)) {
+    raise_descriptor_limit();
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (signals_.take() != 0) on_terminate(now);
     });

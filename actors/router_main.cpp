@@ -1,10 +1,12 @@
 // chatloop-router: parse, wire, run.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "chatloop/bus/egress.hpp"
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
 #include "common.hpp"
@@ -28,6 +30,8 @@ struct Options {
     uint32_t max_queue_size = 512;
     uint32_t heartbeat_interval_ms = 200;
     uint32_t failure_threshold = 25;
+    uint32_t client_silence_secs = 30;
+    uint32_t drain_timeout_secs = 30;
     std::string log_level = "info";
 };
 
@@ -46,6 +50,9 @@ public:
         config.max_batch_size = options.max_batch_size;
         config.prefill_rows = options.prefill_rows;
         config.max_queue_size = options.max_queue_size;
+        config.client_silence_us = options.client_silence_secs * kSecondUs;
+        config.drain_timeout_us = options.drain_timeout_secs * kSecondUs;
+        drain_timeout_us_ = config.drain_timeout_us;
         config.cluster.name = options.name;
         config.cluster.incarnation = random_u64();
         config.cluster.result_endpoint = connectable(kActor, result_);
@@ -71,27 +78,30 @@ public:
         if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
     }
     void send_client(const std::string& peer, std::vector<uint8_t> bytes) override {
-        Message message(std::move(bytes));
-        // A client that is gone, or so slow that its whole queue is full.
-        if (front_.send_to(peer, message) != Io::kOk) clients_gone_.insert(peer);
+        egress_.send(peer, Message(std::move(bytes)), monotonic_now());
     }
 
     // LoopHandler.
     void on_tick(TimeUs now) override {
-        for (const std::string& peer : std::exchange(clients_gone_, {}))
-            router_->on_client_gone(peer, now);
+        egress_.on_timer(now);
+        for (const std::string& peer : egress_.take_gone()) router_->on_client_gone(peer, now);
         for (const std::string& peer : std::exchange(workers_gone_, {}))
             router_->on_worker_gone(peer, now);
+        note_sockets();
         router_->on_tick(now);
+        ticked_at_ = now;
         loop_.take_loop_gap();
     }
     TimeUs next_timer() const override {
-        const bool gone = !clients_gone_.empty() || !workers_gone_.empty();
-        return gone ? 0 : router_->next_timer();
+        if (egress_.has_gone() || !workers_gone_.empty()) return 0;
+        return std::min(router_->next_timer(), egress_.next_timer());
     }
     bool has_work() const override { return router_->has_work(); }
     void run_unit(TimeUs now) override { router_->run_unit(now); }
-    bool finished() const override { return router_->finished(); }
+    // What waits for slow readers is an answer's end: it gets the rest of the drain's time.
+    bool finished() const override {
+        return router_->finished() && (egress_.bytes() == 0 || ticked_at_ >= leave_at_);
+    }
 
 private:
     void wire() {
@@ -106,6 +116,12 @@ private:
         });
     }
 
+    void note_sockets() {
+        router_->note_sockets({front_.malformed(), ctrl_.malformed(), result_.malformed(),
+                               egress_.peers_dropped(), egress_.messages_dropped(),
+                               egress_.bytes()});
+    }
+
     void write_endpoints(const std::string& file) const {
         if (file.empty()) return;
         const nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
@@ -118,14 +134,22 @@ private:
     }
 
     void on_link_change(LinkId id, bool up, TimeUs now) override { router_->on_link(id, up, now); }
-    void on_terminate(TimeUs now) override { router_->drain(now); }
+    void on_terminate(TimeUs now) override {
+        leave_at_ = leave_at_ == kNever ? now + drain_timeout_us_ : now;  // a second: at once
+        router_->drain(now);
+    }
 
     Socket ctrl_;
     Socket front_;
     Socket result_;
     std::unique_ptr<Router> router_;
-    std::set<std::string> clients_gone_;
+    Egress egress_{[this](const std::string& peer, Message& message) {
+        return front_.send_to(peer, message);
+    }};
     std::set<std::string> workers_gone_;
+    TimeUs drain_timeout_us_ = 0;
+    TimeUs leave_at_ = kNever;
+    TimeUs ticked_at_ = 0;
 };
 
 void add_options(CLI::App& app, Options& options) {
@@ -147,6 +171,12 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--failure-threshold", options.failure_threshold,
                    "silent intervals until a worker is dead")
         ->check(CLI::Range(2u, 1000u));
+    app.add_option("--client-silence-secs", options.client_silence_secs,
+                   "a client that says nothing for so long is gone")
+        ->check(CLI::Range(1u, 86'400u));
+    app.add_option("--drain-timeout-secs", options.drain_timeout_secs,
+                   "requests have so long to finish after SIGTERM")
+        ->check(CLI::Range(0u, 86'400u));
     app.add_option("--log-level", options.log_level)->check(CLI::IsMember({"info", "warn"}));
 }
 
@@ -157,6 +187,7 @@ void add_options(CLI::App& app, Options& options) {
 int main(int argc, char** argv) {
     using namespace chatloop;
     using namespace chatloop::actors;
+    block_signals();  // one that comes during the set-up drains as soon as the loop runs
     Options options;
     CLI::App app("ChatLoop's router: requests in, tokens out", kActor);
     add_options(app, options);

@@ -6,6 +6,7 @@
 int main(int argc, char** argv) {
     using namespace chatloop::actors;
     constexpr char kActor[] = "chatloop-sampler";
+    chatloop::block_signals();
     WorkerOptions options;
     CLI::App app("ChatLoop's sampler: final norm, head, and the next token", kActor);
     add_worker_options(app, options);

@@ -6,6 +6,7 @@
 int main(int argc, char** argv) {
     using namespace chatloop::actors;
     constexpr char kActor[] = "chatloop-stage";
+    chatloop::block_signals();
     WorkerOptions options;
     options.is_stage = true;
     CLI::App app("ChatLoop's stage worker: a range of layers", kActor);

@@ -58,6 +58,9 @@ public:
 
     void on_tick(TimeUs now) override {
         worker_->note_loop_gap(loop_.take_loop_gap());
+        uint64_t malformed = in_.malformed();
+        for (const auto& router : routers_) malformed += router->malformed();
+        worker_->note_malformed(malformed);
         worker_->on_tick(now);
     }
     TimeUs next_timer() const override { return worker_->next_timer(); }
@@ -98,6 +101,7 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     WorkerConfig config;
     config.incarnation = random_u64();
     config.routers = options.routers;
+    config.drain_timeout_us = options.drain_timeout_secs * kSecondUs;
     wire::Hello& hello = config.hello;
     hello.name = options.name;
     hello.endpoint = connectable(actor, in_);
@@ -207,6 +211,9 @@ void add_worker_options(CLI::App& app, WorkerOptions& options) {
     app.add_option("--listen", options.listen, "bind: frames; peers connect to this address")
         ->required();
     app.add_option("--router", options.routers, "control endpoint of a router; repeatable");
+    app.add_option("--drain-timeout-secs", options.drain_timeout_secs,
+                   "frames have so long to finish after SIGTERM")
+        ->check(CLI::Range(0u, 86'400u));
     app.add_option("--kernels", options.kernels, "auto, avx2 or reference");
     app.add_option("--log-level", options.log_level)->check(CLI::IsMember({"info", "warn"}));
 }

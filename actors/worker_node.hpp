@@ -30,6 +30,7 @@ struct WorkerOptions {
     uint64_t kv_cache_mb = 512;
     uint32_t max_sequences = 128;
     bool poison_kv = false;
+    uint32_t drain_timeout_secs = 20;
     std::string log_level = "info";
 };
 

@@ -7,6 +7,12 @@ namespace chatloop {
 
 TimeUs monotonic_now();
 
+// SIGTERM and SIGINT wait until a SignalFd takes them: for what a process does before it has one.
+void block_signals();
+
+// Every connection takes a descriptor: as many as the hard limit gives, up to kDescriptorsWanted.
+void raise_descriptor_limit();
+
 // SIGTERM and SIGINT as a readable descriptor. Made before anything that starts threads, so that
 // they are blocked everywhere; SIGPIPE is ignored from then on.
 class SignalFd {
