@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 namespace chatloop {
 namespace {
@@ -42,7 +43,9 @@ void Egress::send(const std::string& peer, Message message, TimeUs now) {
     Backlog& backlog = entry->second;
     backlog.bytes += cost(message);
     bytes_ += cost(message);
-    backlog.messages.push_back(std::move(message));
+    // A copy takes just its size, where what was to be sent may have grown to twice that.
+    const std::span<const uint8_t> bytes = message.bytes();
+    backlog.messages.emplace_back(std::vector<uint8_t>(bytes.begin(), bytes.end()));
     if (backlog.bytes > limits_.peer_bytes) drop(entry);
     while (bytes_ > limits_.bytes) drop(most_stalled());
 }

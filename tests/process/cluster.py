@@ -41,6 +41,7 @@ class Process:
     def __init__(self, name: str, log: Path, command: Sequence[object]) -> None:
         self.name = name
         self.log = log
+        self.command = command
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output,
@@ -133,6 +134,14 @@ class Cluster:
                      model: Path | None = None) -> Process:
         return self.start(name, actor, "--listen", ANY_PORT, "--router", self.endpoints["ctrl"],
                           *options, model=model)
+
+    def restart(self, name: str) -> Process:
+        """Another process of that name, as a supervisor starts it; a worker's port is a new one."""
+        old = self.processes[name]
+        old.kill()
+        log = old.log.with_name(f"{name}.{len(list(old.log.parent.glob(name + '.*')))}.log")
+        self.processes[name] = Process(name, log, old.command)
+        return self.processes[name]
 
     def listens_at(self, worker: str) -> str:
         """The endpoint of a worker's `in` socket, which its first log line tells."""

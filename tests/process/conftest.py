@@ -16,7 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "splitter")]
 
 import models  # noqa: E402
+from answers import Answer, of_generation  # noqa: E402
+from chatloop import Client  # noqa: E402
 from cluster import Cluster  # noqa: E402
+
+WITNESS = {"token_ids": [2, 3, 4, 5, 6], "ignore_eos": True, "max_tokens": 150, "logprobs": 1,
+           "temperature": 0.9, "seed": 11}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,3 +81,23 @@ def tiny_cluster(build, tiny_model, tmp_path_factory):
                  own_sampler=True) as cluster:
         yield cluster
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def witness_answer(tiny_cluster) -> Answer:
+    return of_generation(tiny_cluster.client().generate(**WITNESS))
+
+
+@pytest.fixture
+def witness(tiny_cluster, witness_answer):
+    """Another client of the tiny cluster, amid an answer while the test runs. It must come out bit
+    for bit, and no process may have ended."""
+    with Client(tiny_cluster.endpoints["front"], timeout_s=60.0) as client:
+        with client.stream(**WITNESS) as stream:
+            next(stream)
+            yield client
+            for _ in stream:
+                pass
+            assert of_generation(stream.result) == witness_answer
+        assert of_generation(client.generate(**WITNESS)) == witness_answer
+    assert all(process.exit_code is None for process in tiny_cluster.processes.values())
