@@ -17,6 +17,7 @@ namespace chatloop::actors {
 namespace {
 
 constexpr char kActor[] = "chatloop-router";
+constexpr TimeUs kFarewellUs = 500 * kMillisecondUs;
 
 struct Options {
     std::string model;
@@ -78,7 +79,8 @@ public:
         if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
     }
     void send_client(const std::string& peer, std::vector<uint8_t> bytes) override {
-        egress_.send(peer, Message(std::move(bytes)), monotonic_now());
+        spoke_at_ = monotonic_now();
+        egress_.send(peer, Message(std::move(bytes)), spoke_at_);
     }
 
     // LoopHandler.
@@ -90,17 +92,23 @@ public:
         note_sockets();
         router_->on_tick(now);
         ticked_at_ = now;
+        if (router_->finished() && farewell_until_ == kNever)
+            farewell_until_ = spoke_at_ + kFarewellUs;
         loop_.take_loop_gap();
     }
     TimeUs next_timer() const override {
         if (egress_.has_gone() || !workers_gone_.empty()) return 0;
-        return std::min(router_->next_timer(), egress_.next_timer());
+        return std::min({router_->next_timer(), egress_.next_timer(), farewell_until_});
     }
     bool has_work() const override { return router_->has_work(); }
     void run_unit(TimeUs now) override { router_->run_unit(now); }
-    // What waits for slow readers is an answer's end: it gets the rest of the drain's time.
+    // A connection that is closed while its client speaks (a PING) is reset, and what the client has
+    // not read yet is lost: so clients get a moment to take what was said last, and those that read
+    // slowly the rest of the drain's time.
     bool finished() const override {
-        return router_->finished() && (egress_.bytes() == 0 || ticked_at_ >= leave_at_);
+        if (!router_->finished()) return false;
+        const bool taken = egress_.bytes() == 0 || ticked_at_ >= leave_at_;
+        return at_once_ || (taken && ticked_at_ >= farewell_until_);
     }
 
 private:
@@ -135,7 +143,8 @@ private:
 
     void on_link_change(LinkId id, bool up, TimeUs now) override { router_->on_link(id, up, now); }
     void on_terminate(TimeUs now) override {
-        leave_at_ = leave_at_ == kNever ? now + drain_timeout_us_ : now;  // a second: at once
+        at_once_ = leave_at_ != kNever;  // a second one
+        leave_at_ = now + drain_timeout_us_;
         router_->drain(now);
     }
 
@@ -149,7 +158,10 @@ private:
     std::set<std::string> workers_gone_;
     TimeUs drain_timeout_us_ = 0;
     TimeUs leave_at_ = kNever;
+    TimeUs farewell_until_ = kNever;
+    TimeUs spoke_at_ = -kFarewellUs;
     TimeUs ticked_at_ = 0;
+    bool at_once_ = false;
 };
 
 void add_options(CLI::App& app, Options& options) {

@@ -26,6 +26,7 @@ sigset_t handled_signals() {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, kParentDied);
     return set;
 }
 

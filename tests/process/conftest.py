@@ -16,12 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "splitter")]
 
 import models  # noqa: E402
-from answers import Answer, of_generation  # noqa: E402
+from answers import Answer, ask_cpud, of_generation  # noqa: E402
 from chatloop import Client  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
 WITNESS = {"token_ids": [2, 3, 4, 5, 6], "ignore_eos": True, "max_tokens": 150, "logprobs": 1,
            "temperature": 0.9, "seed": 11}
+
+PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of France is",
+           "1, 2, 3,", "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,6 +69,18 @@ def smollm2_cluster(build, smollm2, tmp_path_factory):
     with Cluster(build, smollm2(2), tmp_path_factory.mktemp("smollm2")) as cluster:
         yield cluster
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def requests() -> list[dict]:
+    """Eight different ones, greedy and sampled, of some seconds together."""
+    return [{"prompt": prompt, "max_tokens": 32, "ignore_eos": True, "logprobs": 1,
+             "temperature": 0.7 * (i % 2), "seed": i} for i, prompt in enumerate(PROMPTS)]
+
+
+@pytest.fixture(scope="session")
+def right_answers(build, smollm2, requests, tmp_path_factory) -> list[Answer]:
+    return ask_cpud(build, smollm2(1), tmp_path_factory.mktemp("right"), requests)
 
 
 @pytest.fixture(scope="session")
