@@ -102,9 +102,9 @@ public:
     }
     bool has_work() const override { return router_->has_work(); }
     void run_unit(TimeUs now) override { router_->run_unit(now); }
-    // A connection that is closed while its client speaks (a PING) is reset, and what the client has
-    // not read yet is lost: so clients get a moment to take what was said last, and those that read
-    // slowly the rest of the drain's time.
+    // A connection that is closed while its client speaks (a PING) is reset, and what the client
+    // has not read yet is lost: so clients get a moment to take what was said last, and those that
+    // read slowly the rest of the drain's time.
     bool finished() const override {
         if (!router_->finished()) return false;
         const bool taken = egress_.bytes() == 0 || ticked_at_ >= leave_at_;

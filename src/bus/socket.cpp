@@ -231,7 +231,8 @@ Status Socket::bind(const std::string& endpoint) {
         return Error{ErrorCode::kInvalidRequest,
                      endpoint + " is no address of this host; bind one that `ip address` lists"};
     }
-    return Error{ErrorCode::kInvalidRequest, "cannot bind " + endpoint + ": " + zmq_strerror(error)};
+    return Error{ErrorCode::kInvalidRequest,
+                 "cannot bind " + endpoint + ": " + zmq_strerror(error)};
 }
 
 Status Socket::connect(const std::string& endpoint) {

@@ -171,7 +171,7 @@ void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat
         send_route(worker, route);
 }
 
-// A worker speaks for the route that it is on; what it says of another is late, or not its business.
+// A worker speaks for the route that it is on; of another it comes late, or means ill.
 void Cluster::on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now) {
     if (gap.generation != worker.generation) {
         ++counters_.ctrl_unexpected;

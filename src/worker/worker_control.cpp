@@ -8,7 +8,7 @@ namespace chatloop {
 
 namespace {
 
-constexpr TimeUs kHelloIntervalUs = 500 * kMillisecondUs;
+constexpr TimeUs kHelloIntervalUs = 100 * kMillisecondUs;
 constexpr size_t kRoutersRemembered = 64;  // restarts of one router
 
 }  // namespace

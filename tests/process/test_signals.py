@@ -1,4 +1,4 @@
-"""Clean ends: SIGTERM, SIGINT and a parent that is gone; and processes that come in another order."""
+"""Clean ends: SIGTERM, SIGINT, a parent that is gone; and starts in another order."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ public:
     static constexpr size_t kBacklogMax = kDataSendMax / 4;  // frames; credits stay below it
     static constexpr TimeUs kHandshakeTimeoutUs = 3 * kSecondUs;
 
-    // With an endpoint that cannot be connected the link never comes up. Without a descriptor for its
-    // sockets it tries again after the handshake's timeout.
+    // With an endpoint that cannot be connected the link never comes up. Without a descriptor for
+    // its sockets it tries again after the handshake's timeout.
     Link(Context& context, std::string endpoint, TimeUs now);
     ~Link();
     Link(const Link&) = delete;

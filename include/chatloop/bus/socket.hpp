@@ -39,8 +39,8 @@ public:
 
     // Endpoints are tcp://<IPv4 address>:<port>, ipc://<path> or inproc://<name>: a name would be
     // looked up on the I/O thread and stop every socket of the process. bind() takes `*` for the
-    // port and for the address. kPortInUse when another process has it, kInvalidRequest for all else
-    // that cannot be bound. An ipc path is taken over from whoever bound it before.
+    // port and for the address. kPortInUse when another process has it, kInvalidRequest for all
+    // else that cannot be bound. An ipc path is taken over from whoever bound it before.
     Status bind(const std::string& endpoint);
     Status connect(const std::string& endpoint);
     std::string last_endpoint() const;  // with the port that `*` became

@@ -47,7 +47,7 @@ inline constexpr uint32_t kCountersMax = 64;            // names in one map of S
 // log-probabilities each takes about 6 MiB.
 inline constexpr size_t kEgressPeerBytesMax = 16u << 20;
 inline constexpr size_t kEgressBytesMax = 256u << 20;   // of all clients
-inline constexpr size_t kEgressMessageBytes = 128;      // what a waiting message takes beside its bytes
+inline constexpr size_t kEgressMessageBytes = 128;      // of a waiting message, beside its own
 inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
 
 // The loop (docs/flow.md).

@@ -149,7 +149,8 @@ TEST_CASE("one wrong element makes a router's message wrong") {
         {"/2 huge", "/3 huge"},
         {"/2/workers shorter", "/2/workers/0/counters smaller",
          "/2/workers/0/counters/frames_gap huge", "/2/workers/0/counters key unknown",
-         "/2/counters key unknown", "/2/errors key unknown", "/2/backlog_bytes huge", "/2/counters smaller",
+         "/2/counters key unknown", "/2/errors key unknown", "/2/backlog_bytes huge",
+         "/2/counters smaller",
          "/2/counters/requests huge", "/2/counters/rejected huge", "/2/errors smaller",
          "/2/errors/worker_lost huge"},
     };
