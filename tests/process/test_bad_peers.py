@@ -44,12 +44,11 @@ def process_of(cluster: Cluster, name: str):
 @pytest.mark.parametrize("name", SOCKETS)
 def test_garbage(tiny_cluster, witness, name):
     messages = garbage()
-    with rising(witness, {COUNTERS[name]: len(messages) // 2}):
-        with RawSocket(endpoint_of(tiny_cluster, name), SOCKETS[name]) as peer:
+    with RawSocket(endpoint_of(tiny_cluster, name), SOCKETS[name]) as peer:
+        with rising(witness, {COUNTERS[name]: len(messages) // 2}):
             for message in messages:
                 peer.send(message)
-    with rising(witness, {PARTS[name]: 1}):
-        with RawSocket(endpoint_of(tiny_cluster, name), SOCKETS[name]) as peer:
+        with rising(witness, {PARTS[name]: 1}):
             peer.send(b"two", b"parts")
     with RawSocket(tiny_cluster.endpoints["front"]) as front:
         assert_serves(front)
@@ -89,8 +88,8 @@ def test_large_messages_at_full_speed(tiny_cluster, witness, name, bytes_max):
     router = tiny_cluster.processes["router"]
     reset_peak(router.pid)
     before = memory_kib(router.pid)
-    with rising(witness, {COUNTERS[name]: 100}):
-        with RawSocket(endpoint_of(tiny_cluster, name)) as peer:
+    with RawSocket(endpoint_of(tiny_cluster, name)) as peer:
+        with rising(witness, {COUNTERS[name]: 100}):
             message = b"\xc6" + (bytes_max - 6).to_bytes(4, "big") + bytes(bytes_max - 6)
             for _ in range(100):
                 peer.send(message)

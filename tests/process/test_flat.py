@@ -121,7 +121,7 @@ def test_memory_and_descriptors_are_flat(build, tiny_model, tmp_path):
             assert statistics.median(growth) <= LEAK_KIB, (name, kib)
             assert len({s[name][1] for s in samples}) == 1, (name, [s[name][1] for s in samples])
         found = counts(cluster.client())
-        assert found["requests"] >= 4900  # some of the bad ones are none
+        assert found["requests"] >= 4800  # some of the bad ones are none
         assert found["errors.worker_lost"] == 0 and found["routes_down"] == 0
         assert found["rejected"] > 0 and found["clients_gone"] > 0
         cluster.stop()

@@ -137,7 +137,9 @@ def test_drain_timeout_of_a_worker(build, tiny_model, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["router", "stage-0", "stage-1", "sampler"])
 def test_a_second_sigterm_ends_at_once(build, tiny_model, tmp_path, name):
-    with Cluster(build, tiny_model, tmp_path, own_sampler=True) as cluster:
+    limit = ("--drain-timeout-secs", "3")  # of workers whose router is gone, at the end
+    with Cluster(build, tiny_model, tmp_path, own_sampler=True, stage=limit,
+                 sampler=limit) as cluster:
         with long_request(cluster) as stream:
             process = cluster.processes[name]
             process.terminate()
