@@ -1,6 +1,5 @@
 #include "node.hpp"
 
-#include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -11,8 +10,13 @@
 namespace chatloop::actors {
 
 Node::Node(std::string actor) : actor_(std::move(actor)) {
+    raise_descriptor_limit();
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
-        while (signals_.take() != 0) on_terminate(now);
+        while (const int signal = signals_.take()) {
+            if (signal == kParentDied && terminating_) continue;
+            terminating_ = true;
+            on_terminate(now);
+        }
     });
 }
 
@@ -48,7 +52,7 @@ void Node::bind_or_die(Socket& socket, const std::string& endpoint) {
 
 void die_with_parent() {
     const pid_t parent = getppid();
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    prctl(PR_SET_PDEATHSIG, kParentDied);
     if (getppid() != parent) std::exit(kInternal);  // it died before we asked
 }
 

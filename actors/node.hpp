@@ -30,7 +30,7 @@ public:
 
 protected:
     virtual void on_link_change(LinkId id, bool up, TimeUs now) = 0;
-    virtual void on_terminate(TimeUs now) = 0;  // SIGTERM or SIGINT
+    virtual void on_terminate(TimeUs now) = 0;  // SIGTERM, SIGINT, or the parent died
 
     // Binds or ends the process with the design's exit code.
     void bind_or_die(Socket& socket, const std::string& endpoint);
@@ -42,6 +42,7 @@ protected:
 
 private:
     std::map<LinkId, std::unique_ptr<Link>> links_;
+    bool terminating_ = false;
 };
 
 // Ends with the parent, so that a supervisor that is killed leaves no orphan.

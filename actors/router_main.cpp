@@ -1,10 +1,12 @@
 // chatloop-router: parse, wire, run.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "chatloop/bus/egress.hpp"
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
 #include "command_line.hpp"
@@ -16,6 +18,7 @@ namespace chatloop::actors {
 namespace {
 
 constexpr char kActor[] = "chatloop-router";
+constexpr TimeUs kFarewellUs = 500 * kMillisecondUs;
 
 struct Options {
     std::string model;
@@ -29,6 +32,8 @@ struct Options {
     uint32_t max_queue_size = 0;
     uint32_t heartbeat_interval_ms = 0;
     uint32_t failure_threshold = 0;
+    TimeUs client_silence_us = 0;
+    TimeUs drain_timeout_us = 0;
 };
 
 Result<Options> router_options(const Settings& settings) {
@@ -46,9 +51,11 @@ Result<Options> router_options(const Settings& settings) {
     options.max_batch_size = count("batching.max_batch_size");
     options.prefill_rows = count("batching.prefill_rows");
     options.max_queue_size = count("batching.max_queue_size");
-    options.heartbeat_interval_ms =
-        static_cast<uint32_t>(settings.number("health_check_interval_secs") * 1000.0);
+    options.client_silence_us = settings.seconds("bus.client_silence_secs");
+    options.heartbeat_interval_ms = static_cast<uint32_t>(
+        settings.seconds("health_check_interval_secs") / kMillisecondUs);
     options.failure_threshold = count("failure_threshold");
+    options.drain_timeout_us = settings.seconds("drain_timeout_secs");
     return options;
 }
 
@@ -67,6 +74,9 @@ public:
         config.max_batch_size = options.max_batch_size;
         config.prefill_rows = options.prefill_rows;
         config.max_queue_size = options.max_queue_size;
+        config.client_silence_us = options.client_silence_us;
+        config.drain_timeout_us = options.drain_timeout_us;
+        drain_timeout_us_ = config.drain_timeout_us;
         config.cluster.name = options.name;
         config.cluster.incarnation = random_u64();
         config.cluster.result_endpoint = connectable(kActor, result_);
@@ -92,27 +102,37 @@ public:
         if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
     }
     void send_client(const std::string& peer, std::vector<uint8_t> bytes) override {
-        Message message(std::move(bytes));
-        // A client that is gone, or so slow that its whole queue is full.
-        if (front_.send_to(peer, message) != Io::kOk) clients_gone_.insert(peer);
+        spoke_at_ = monotonic_now();
+        egress_.send(peer, Message(std::move(bytes)), spoke_at_);
     }
 
     // LoopHandler.
     void on_tick(TimeUs now) override {
-        for (const std::string& peer : std::exchange(clients_gone_, {}))
-            router_->on_client_gone(peer, now);
+        egress_.on_timer(now);
+        for (const std::string& peer : egress_.take_gone()) router_->on_client_gone(peer, now);
         for (const std::string& peer : std::exchange(workers_gone_, {}))
             router_->on_worker_gone(peer, now);
+        note_sockets();
         router_->on_tick(now);
+        ticked_at_ = now;
+        if (router_->finished() && farewell_until_ == kNever)
+            farewell_until_ = spoke_at_ + kFarewellUs;
         loop_.take_loop_gap();
     }
     TimeUs next_timer() const override {
-        const bool gone = !clients_gone_.empty() || !workers_gone_.empty();
-        return gone ? 0 : router_->next_timer();
+        if (egress_.has_gone() || !workers_gone_.empty()) return 0;
+        return std::min({router_->next_timer(), egress_.next_timer(), farewell_until_});
     }
     bool has_work() const override { return router_->has_work(); }
     void run_unit(TimeUs now) override { router_->run_unit(now); }
-    bool finished() const override { return router_->finished(); }
+    // A connection that is closed while its client speaks (a PING) is reset, and what the client
+    // has not read yet is lost: so clients get a moment to take what was said last, and those that
+    // read slowly the rest of the drain's time.
+    bool finished() const override {
+        if (!router_->finished()) return false;
+        const bool taken = egress_.bytes() == 0 || ticked_at_ >= leave_at_;
+        return at_once_ || (taken && ticked_at_ >= farewell_until_);
+    }
 
 private:
     void wire() {
@@ -127,6 +147,12 @@ private:
         });
     }
 
+    void note_sockets() {
+        router_->note_sockets({front_.malformed(), ctrl_.malformed(), result_.malformed(),
+                               egress_.peers_dropped(), egress_.messages_dropped(),
+                               egress_.bytes()});
+    }
+
     void write_endpoints(const std::string& file) const {
         if (file.empty()) return;
         const nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
@@ -139,14 +165,26 @@ private:
     }
 
     void on_link_change(LinkId id, bool up, TimeUs now) override { router_->on_link(id, up, now); }
-    void on_terminate(TimeUs now) override { router_->drain(now); }
+    void on_terminate(TimeUs now) override {
+        at_once_ = leave_at_ != kNever;  // a second one
+        leave_at_ = now + drain_timeout_us_;
+        router_->drain(now);
+    }
 
     Socket ctrl_;
     Socket front_;
     Socket result_;
     std::unique_ptr<Router> router_;
-    std::set<std::string> clients_gone_;
+    Egress egress_{[this](const std::string& peer, Message& message) {
+        return front_.send_to(peer, message);
+    }};
     std::set<std::string> workers_gone_;
+    TimeUs drain_timeout_us_ = 0;
+    TimeUs leave_at_ = kNever;
+    TimeUs farewell_until_ = kNever;
+    TimeUs spoke_at_ = -kFarewellUs;
+    TimeUs ticked_at_ = 0;
+    bool at_once_ = false;
 };
 
 // Prints one line and ends.
@@ -165,6 +203,7 @@ int check_router(const Options& options, const ModelSpec& spec) {
 int main(int argc, char** argv) {
     using namespace chatloop;
     using namespace chatloop::actors;
+    block_signals();  // one that comes during the set-up drains as soon as the loop runs
     CLI::App app("ChatLoop's router: requests in, tokens out", kActor);
     CommandLine command_line(app, kRouterRole);
     std::string endpoints_file;

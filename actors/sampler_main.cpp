@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
     using namespace chatloop;
     using namespace chatloop::actors;
     constexpr char kActor[] = "chatloop-sampler";
+    block_signals();
     CLI::App app("ChatLoop's sampler: final norm, head, and the next token", kActor);
     CommandLine command_line(app, kSamplerRole);
     const Settings settings = command_line.parse_or_exit(kActor, argc, argv);

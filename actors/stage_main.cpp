@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
     using namespace chatloop;
     using namespace chatloop::actors;
     constexpr char kActor[] = "chatloop-stage";
+    block_signals();
     CLI::App app("ChatLoop's stage worker: a range of layers", kActor);
     CommandLine command_line(app, kStageRole);
     std::string layers;

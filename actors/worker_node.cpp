@@ -70,6 +70,9 @@ public:
 
     void on_tick(TimeUs now) override {
         worker_->note_loop_gap(loop_.take_loop_gap());
+        uint64_t malformed = in_.malformed();
+        for (const auto& router : routers_) malformed += router->malformed();
+        worker_->note_malformed(malformed);
         worker_->on_tick(now);
     }
     TimeUs next_timer() const override { return worker_->next_timer(); }
@@ -106,6 +109,7 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     WorkerConfig config;
     config.incarnation = random_u64();
     config.routers = options.routers;
+    config.drain_timeout_us = options.drain_timeout_us;
     wire::Hello& hello = config.hello;
     hello.name = options.name;
     hello.endpoint = connectable(actor, in_);
@@ -183,8 +187,8 @@ void WorkerNode::run_unit(TimeUs now) {
 }
 
 int WorkerNode::run() {
-    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + model_.kernels->name +
-                      " kernels");
+    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " +
+                      model_.kernels->name + " kernels");
     loop_.run(*this);
     if (worker_->rejection()) {
         std::fprintf(stderr, "%s: %s\n", actor_.c_str(), worker_->rejection()->c_str());

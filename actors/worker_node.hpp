@@ -31,6 +31,7 @@ struct WorkerOptions {
     uint32_t max_sequences = 0;
     bool poison_kv = false;
     bool allow_paging = false;  // weights may exceed the memory
+    TimeUs drain_timeout_us = 0;
     std::string log_level;
     std::vector<std::string> warnings;  // for the log
 };

@@ -95,6 +95,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     if (!kernels) return kernels.error();
     options.kernels = std::move(*kernels);
     options.allow_paging = settings.flag("model.allow_paging");
+    options.drain_timeout_us = settings.seconds("drain_timeout_secs");
     options.log_level = settings.text("observability.log_level");
     if (!options.is_stage) return options;
 

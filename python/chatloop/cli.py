@@ -145,10 +145,21 @@ def _status(client: Client, options: argparse.Namespace) -> None:
         return
     workers = info.pop("workers", [])
     for name, value in info.items():
+        if isinstance(value, dict):
+            _print_counters(f"{name:12}", value)
+            continue
         shown = ("no", "yes")[value] if isinstance(value, bool) else value
         print(f"{name:12} {shown}")
     for worker in workers:
         print(f"worker       {_worker_line(worker)}")
+        _print_counters("            ", worker.get("counters", {}))
+
+
+def _print_counters(label: str, counters: Mapping[str, int]) -> None:
+    """Those that are not zero, in one line."""
+    text = ", ".join(f"{name} {count}" for name, count in counters.items() if count)
+    if text:
+        print(f"{label} {text}")
 
 
 def _worker_line(worker: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/limits.hpp"
 
 namespace chatloop {
 
@@ -12,6 +13,7 @@ Context::Context(std::optional<int> io_cpu) : handle_(zmq_ctx_new()) {
     CL_ASSERT(handle_ != nullptr);
     CL_ASSERT(zmq_ctx_set(handle_, ZMQ_IO_THREADS, 1) == 0);
     CL_ASSERT(zmq_ctx_set(handle_, ZMQ_BLOCKY, 0) == 0);
+    CL_ASSERT(zmq_ctx_set(handle_, ZMQ_MAX_SOCKETS, kSocketsMax) == 0);
     if (io_cpu) CL_ASSERT(zmq_ctx_set(handle_, ZMQ_THREAD_AFFINITY_CPU_ADD, *io_cpu) == 0);
 }
 

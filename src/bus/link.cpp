@@ -50,22 +50,24 @@ Link::~Link() {
 }
 
 void Link::open(TimeUs now) {
-    socket_ = std::make_unique<Socket>(context_, SocketKind::kPush, SocketUse::kData);
-    const std::string address = "inproc://link-monitor-" + std::to_string(context_.next_id());
-    CL_ASSERT(zmq_socket_monitor(socket_->handle(), address.c_str(), kMonitored) == 0);
-    monitor_ = zmq_socket(context_.handle(), ZMQ_PAIR);
-    CL_ASSERT(monitor_ != nullptr);
-    CL_ASSERT(zmq_connect(monitor_, address.c_str()) == 0);
-    // Peers say where they are: what cannot be connected is a link that does not come up.
-    static_cast<void>(socket_->connect(endpoint_));
     handshake_deadline_ = now + kHandshakeTimeoutUs;
+    socket_ = Socket::make(context_, SocketKind::kPush, SocketUse::kData);
+    monitor_ = zmq_socket(context_.handle(), ZMQ_PAIR);
+    const std::string address = "inproc://link-monitor-" + std::to_string(context_.next_id());
+    if (socket_ == nullptr || monitor_ == nullptr ||
+        zmq_socket_monitor(socket_->handle(), address.c_str(), kMonitored) != 0)
+        return close();  // no descriptor is left
+    CL_ASSERT(zmq_connect(monitor_, address.c_str()) == 0);
+    // Peers say where they are: what cannot be connected is a link that does not come up. Names
+    // within the process are ours: a peer must not reach the monitor of a link.
+    if (!endpoint_.starts_with("inproc://")) static_cast<void>(socket_->connect(endpoint_));
     ++sockets_made_;
 }
 
 void Link::close() {
     // In this order: an event for a monitor that nobody reads would block the I/O thread.
-    CL_ASSERT(zmq_socket_monitor(socket_->handle(), nullptr, 0) == 0);
-    CL_ASSERT(zmq_close(monitor_) == 0);
+    if (socket_ != nullptr) CL_ASSERT(zmq_socket_monitor(socket_->handle(), nullptr, 0) == 0);
+    if (monitor_ != nullptr) CL_ASSERT(zmq_close(monitor_) == 0);
     socket_.reset();
     monitor_ = nullptr;
 }
@@ -78,11 +80,13 @@ bool Link::send(Message frame) {
 }
 
 void Link::flush() {
+    if (socket_ == nullptr) return;
     while (!backlog_.empty() && socket_->send(backlog_.front()) == Io::kOk) backlog_.pop_front();
 }
 
 std::vector<bool> Link::take_changes(TimeUs now) {
     std::vector<bool> changes;
+    if (monitor_ == nullptr) return changes;
     while (const int event = next_event(monitor_)) {
         if (event == ZMQ_EVENT_CONNECTED) continue;  // not up before the handshake
         const bool up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;

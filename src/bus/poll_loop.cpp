@@ -89,6 +89,7 @@ void PollLoop::Impl::build_items() {
     for (const auto& entry : sockets) items.push_back({entry->socket->handle(), 0, ZMQ_POLLIN, 0});
     for (const auto& entry : fds) items.push_back({nullptr, entry->fd, ZMQ_POLLIN, 0});
     for (const auto& entry : links) {
+        if (entry->link->handle() == nullptr) continue;
         // A socket without a backlog is always writable: asking would never let the loop sleep.
         const short wanted = entry->link->backlog() > 0 ? ZMQ_POLLOUT : 0;
         items.push_back({entry->link->handle(), 0, wanted, 0});
@@ -129,9 +130,11 @@ void PollLoop::Impl::serve_sockets(Priority priority, int messages_max) {
     const Entries<SocketEntry> present = sockets;
     for (const auto& entry : present) {
         if (entry->priority != priority || !entry->ready) continue;
-        for (int i = 0; i < messages_max && !entry->removed; ++i) {
+        size_t bytes = 0;
+        for (int i = 0; i < messages_max && bytes < kDrainBytesMax && !entry->removed; ++i) {
             Envelope envelope;
             if (entry->socket->receive(envelope) != Io::kOk) break;
+            bytes += envelope.message.size();
             last_message = polled_at;
             entry->on_message(monotonic_now(), std::move(envelope));
         }

@@ -16,6 +16,8 @@ namespace {
 // probed by keepalive. ZMTP heartbeats stay off: with a full receive queue they end healthy links.
 struct Options {
     int64_t message_bytes_max;
+    int send_max;  // messages that wait per connection
+    int receive_max;
     int reconnect_ms;
     int reconnect_ms_max;
     int connect_timeout_ms;
@@ -32,11 +34,16 @@ constexpr int kKeepaliveProbes = 3;
 constexpr int kFarewellMs = 500;
 
 const Options& options_of(SocketUse use) {
-    static constexpr Options kData = {kFrameBytesMax, 50, 1000, 1000, 2000, 3000, 5, 2, 0};
+    static constexpr Options kData = {kFrameBytesMax, kDataSendMax, kDataReceiveMax, 50, 1000,
+                                      1000, 2000, 3000, 5, 2, 0};
     static constexpr Options kControl = {
-        kControlBytesMax, 50, 1000, 1000, 2000, 2000, 5, 2, kFarewellMs};
+        kControlBytesMax, kControlSendMax, kControlReceiveMax, 50, 1000, 1000, 2000, 2000, 5, 2,
+        kFarewellMs};
+    // A client that does not read acknowledges nothing new: that is no reason to end its connection
+    // before its egress gives up.
     static constexpr Options kFront = {
-        kFrontBytesMax, 200, 5000, 2000, 5000, 10000, 30, 10, kFarewellMs};
+        kFrontBytesMax, kFrontSendMax, kFrontReceiveMax, 200, 5000, 2000, 5000,
+        int{kEgressStallUs / 1000}, 30, 10, kFarewellMs};
     switch (use) {
         case SocketUse::kData: return kData;
         case SocketUse::kControl: return kControl;
@@ -65,8 +72,8 @@ void set_option(void* socket, int option, T value) {
 void set_options(void* socket, SocketKind kind, const Options& options) {
     set_option(socket, ZMQ_LINGER, options.linger_ms);
     set_option(socket, ZMQ_IPV6, 0);
-    set_option(socket, ZMQ_SNDHWM, kHighWaterMark);
-    set_option(socket, ZMQ_RCVHWM, kHighWaterMark);
+    set_option(socket, ZMQ_SNDHWM, options.send_max);
+    set_option(socket, ZMQ_RCVHWM, options.receive_max);
     set_option(socket, ZMQ_MAXMSGSIZE, options.message_bytes_max);
     set_option(socket, ZMQ_RECONNECT_IVL, options.reconnect_ms);
     set_option(socket, ZMQ_RECONNECT_IVL_MAX, options.reconnect_ms_max);
@@ -185,10 +192,19 @@ Status check_endpoint(const std::string& endpoint, EndpointUse use) {
     return Ok{};
 }
 
+std::unique_ptr<Socket> Socket::make(Context& context, SocketKind kind, SocketUse use) {
+    void* handle = zmq_socket(context.handle(), zmq_type(kind));
+    if (handle == nullptr) return nullptr;
+    return std::unique_ptr<Socket>(new Socket(handle, kind, use, ""));
+}
+
 Socket::Socket(Context& context, SocketKind kind, SocketUse use, const std::string& routing_id)
+    : Socket(zmq_socket(context.handle(), zmq_type(kind)), kind, use, routing_id) {}
+
+Socket::Socket(void* handle, SocketKind kind, SocketUse use, const std::string& routing_id)
     : kind_(kind),
       bytes_max_(static_cast<size_t>(options_of(use).message_bytes_max)),
-      handle_(zmq_socket(context.handle(), zmq_type(kind))) {
+      handle_(handle) {
     CL_ASSERT(handle_ != nullptr);
     set_options(handle_, kind, options_of(use));
     if (!routing_id.empty()) {
@@ -210,7 +226,12 @@ Status Socket::bind(const std::string& endpoint) {
         return Error{ErrorCode::kPortInUse,
                      endpoint + " is in use by another process; stop it or choose another port"};
     }
-    return Error{ErrorCode::kPortInUse, "cannot bind " + endpoint + ": " + zmq_strerror(error)};
+    if (error == EADDRNOTAVAIL || error == ENODEV) {
+        return Error{ErrorCode::kInvalidRequest,
+                     endpoint + " is no address of this host; bind one that `ip address` lists"};
+    }
+    return Error{ErrorCode::kInvalidRequest,
+                 "cannot bind " + endpoint + ": " + zmq_strerror(error)};
 }
 
 Status Socket::connect(const std::string& endpoint) {

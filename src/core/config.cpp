@@ -158,6 +158,10 @@ double Settings::number(std::string_view path) const {
     return number;
 }
 
+TimeUs Settings::seconds(std::string_view path) const {
+    return static_cast<TimeUs>(std::llround(number(path) * static_cast<double>(kSecondUs)));
+}
+
 bool Settings::flag(std::string_view path) const { return text(path) == "true"; }
 
 Result<std::string> Settings::required(std::string_view path) const {

@@ -95,8 +95,10 @@ constexpr std::array kSettings = {
            "0.2", "heartbeats, both ways"),
     integer("failure_threshold", "--failure-threshold", kRouterRole, 2, 1000, "25",
             "silent intervals until a worker is dead"),
-    number("drain_timeout_secs", "--drain-timeout-secs", kAllRoles, 0, 3600, "",
-           "how long SIGTERM waits for running requests; 30 for the router, 20 for workers"),
+    number("drain_timeout_secs", "--drain-timeout-secs", kRouterRole, 0, 3600, "30",
+           "requests have so long to finish after SIGTERM"),
+    number("drain_timeout_secs", "--drain-timeout-secs", kWorkerRoles, 0, 3600, "20",
+           "routers have so long to let go after SIGTERM"),
 };
 
 }  // namespace

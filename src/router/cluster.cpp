@@ -31,14 +31,16 @@ void Cluster::send_to(const std::string& peer, wire::ControlBody body) {
 void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs now) {
     const Result<wire::Control> message = wire::decode_control(bytes);
     if (!message) {
-        ++control_bad_;
+        ++counters_.ctrl_malformed;
         return;
     }
     if (const auto* hello = std::get_if<wire::Hello>(&message->body))
         return on_hello(peer, message->sender, *hello, now);
     const auto found = workers_.find(message->sender);
-    if (found == workers_.end() || found->second.peer != peer)
+    if (found == workers_.end() || found->second.peer != peer) {
+        ++counters_.ctrl_unexpected;
         return send_to(peer, wire::Unknown{});
+    }
 
     WorkerPeer& worker = found->second;
     worker.heard_at = now;
@@ -53,13 +55,11 @@ void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs n
     } else if (const auto* gap = std::get_if<wire::Gap>(&body)) {
         on_gap(worker, *gap, now);
     } else if (const auto* unreachable = std::get_if<wire::Unreachable>(&body)) {
-        const auto next = workers_.find(unreachable->peer);
-        if (next != workers_.end()) next->second.avoid_until = now + kAvoidUs;
-        fault(unreachable->generation, worker.hello.name + " cannot reach its next hop", now);
+        on_unreachable(worker, *unreachable, now);
     } else if (const auto* bye = std::get_if<wire::Bye>(&body)) {
         lose(worker.incarnation, "left: " + bye->reason, now);
     } else {
-        ++control_bad_;  // a router's message from a worker
+        ++counters_.ctrl_unexpected;  // a router's message from a worker
     }
 }
 
@@ -87,18 +87,22 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
 void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
                        TimeUs now) {
     if (std::find(replaced_.begin(), replaced_.end(), sender) != replaced_.end()) {
+        ++counters_.workers_refused;
         const std::string why = hello.name + " was replaced by another process of that name";
         return send_to(peer, wire::Reject{"replaced", why, false});
     }
     const std::string reason = mismatch(hello);
     if (!reason.empty()) {
+        ++counters_.workers_refused;
         const std::string why = hello.name + " is refused: " + reason;
         return send_to(peer, wire::Reject{"mismatch", why, false});
     }
     const auto known = workers_.find(sender);
     if (known == workers_.end()) {
-        if (workers_.size() >= kWorkersMax)
+        if (workers_.size() >= kWorkersMax) {
+            ++counters_.workers_refused;
             return send_to(peer, wire::Reject{"full", "too many workers", true});
+        }
         // The same name with another incarnation is the same place after a restart.
         for (const auto& [incarnation, other] : workers_) {
             if (other.hello.name != hello.name) continue;
@@ -114,6 +118,7 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
         worker.credit = CreditAccount(hello.share);
         worker.heartbeat_at = now;
         const auto& added = workers_.emplace(sender, std::move(worker)).first->second;
+        ++counters_.workers_joined;
         events_.on_worker_event(added, "joined");
     }
     WorkerPeer& worker = workers_.at(sender);
@@ -142,6 +147,7 @@ bool Cluster::all_fenced() const {
 void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now) {
     if (worker.state != beat.state) form_at_ = now;
     worker.state = beat.state;
+    worker.counters = beat.counters;
     on_fenced(worker, beat.fenced_through, now);
     if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
     const auto found = routes_.find(worker.generation);
@@ -165,7 +171,12 @@ void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat
         send_route(worker, route);
 }
 
+// A worker speaks for the route that it is on; of another it comes late, or means ill.
 void Cluster::on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now) {
+    if (gap.generation != worker.generation) {
+        ++counters_.ctrl_unexpected;
+        return;
+    }
     fault(gap.generation,
           worker.hello.name + " did not accept frame " + std::to_string(gap.got) + " (expected " +
               std::to_string(gap.expected) + ", reason " +
@@ -173,11 +184,24 @@ void Cluster::on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now)
           now);
 }
 
+void Cluster::on_unreachable(const WorkerPeer& worker, const wire::Unreachable& report,
+                             TimeUs now) {
+    const auto next = workers_.find(report.peer);
+    if (report.generation != worker.generation) {
+        ++counters_.ctrl_unexpected;
+        return;
+    }
+    if (next != workers_.end() && next->second.generation == report.generation)
+        next->second.avoid_until = now + kAvoidUs;
+    fault(report.generation, worker.hello.name + " cannot reach its next hop", now);
+}
+
 void Cluster::lose(Incarnation incarnation, const std::string& why, TimeUs now) {
     const auto found = workers_.find(incarnation);
     if (found == workers_.end()) return;
     const WorkerPeer gone = std::move(found->second);
     workers_.erase(found);  // and its credit with it
+    ++counters_.workers_lost;
     events_.on_worker_event(gone, why);
     fault(gone.generation, gone.hello.name + " " + why, now);
     form_at_ = now;

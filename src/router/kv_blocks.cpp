@@ -4,34 +4,44 @@
 
 namespace chatloop {
 
-// Free lists are stacks that hand out low numbers first, so that a run is easy to follow.
-KvBlocks::KvBlocks(uint32_t slots, uint32_t blocks) : references_(blocks, 0) {
+KvBlocks::KvBlocks(uint32_t slots, uint32_t blocks) : slot_count_(slots), block_count_(blocks) {
     CL_ASSERT(slots > 0 && blocks > 0);
-    for (uint32_t slot = slots; slot > 0; --slot) free_slots_.push_back(slot - 1);
-    for (uint32_t block = blocks; block > 0; --block) free_blocks_.push_back(block - 1);
 }
 
+// What was returned last first, else the lowest number that was never taken.
 Slot KvBlocks::take_slot() {
-    CL_ASSERT(!free_slots_.empty());
-    const Slot slot = free_slots_.back();
-    free_slots_.pop_back();
+    CL_ASSERT(free_slots() > 0);
+    ++slots_out_;
+    if (returned_slots_.empty()) return slots_used_++;
+    const Slot slot = returned_slots_.back();
+    returned_slots_.pop_back();
     return slot;
 }
 
 BlockId KvBlocks::take_block() {
-    CL_ASSERT(!free_blocks_.empty());
-    const BlockId block = free_blocks_.back();
-    free_blocks_.pop_back();
+    CL_ASSERT(free_blocks() > 0);
+    ++blocks_out_;
+    if (returned_blocks_.empty()) {
+        references_.push_back(1);
+        return static_cast<BlockId>(references_.size() - 1);
+    }
+    const BlockId block = returned_blocks_.back();
+    returned_blocks_.pop_back();
     CL_ASSERT(references_[block] == 0);
     references_[block] = 1;
     return block;
 }
 
-void KvBlocks::return_slot(Slot slot) { free_slots_.push_back(slot); }
+void KvBlocks::return_slot(Slot slot) {
+    --slots_out_;
+    returned_slots_.push_back(slot);
+}
 
 void KvBlocks::release_block(BlockId block) {
     CL_ASSERT(references_[block] > 0);
-    if (--references_[block] == 0) free_blocks_.push_back(block);
+    if (--references_[block] > 0) return;
+    --blocks_out_;
+    returned_blocks_.push_back(block);
 }
 
 Placement::Placement(std::shared_ptr<KvBlocks> pool, Admission admitted, uint32_t block_count)

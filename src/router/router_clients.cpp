@@ -9,6 +9,7 @@ void Router::send(const std::string& client, const wire::RouterBody& body) {
 
 void Router::reply_error(const std::string& client, std::optional<std::string> request_id,
                          const Error& error, uint32_t committed) {
+    ++counters_.errors[error_name(error.code)];
     wire::Failure failure;
     failure.request_id = std::move(request_id);
     failure.code = error_name(error.code);
@@ -24,6 +25,7 @@ void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs n
         known->second.heard_at = now;
     if (const auto* bad = std::get_if<wire::ClientError>(&decoded)) {
         ++counters_.rejected;
+        if (bad->error.code == ErrorCode::kMalformed) ++counters_.front_malformed;
         // An error with the id of a request that runs would end it at the client.
         const bool runs = bad->request_id && find_request(client, *bad->request_id) != nullptr;
         return reply_error(client, runs ? std::nullopt : bad->request_id, bad->error);
@@ -65,6 +67,7 @@ void Router::on_cancel(const std::string& client, const std::string& request_id,
 void Router::on_client_gone(const std::string& client, TimeUs now) {
     const auto known = clients_.find(client);
     if (known == clients_.end()) return;
+    ++counters_.clients_gone;
     const std::map<std::string, SequenceId> requests = known->second.requests;
     for (const auto& [request_id, id] : requests)
         fail(*sequences_.at(id), {ErrorCode::kCancelled, "its client is silent or gone"});
@@ -87,13 +90,47 @@ void Router::send_status(const std::string& client) {
     status.fingerprint = fingerprint_;
     status.ready = ready();
     for (const auto& [incarnation, worker] : cluster_.workers()) {
-        status.workers.push_back({worker.hello.name, worker.hello.roles, worker.hello.layer_first,
-                                  worker.hello.layer_end, state_name(worker.state),
-                                  worker.hello.kernels});
+        wire::WorkerStatus entry{worker.hello.name, worker.hello.roles, worker.hello.layer_first,
+                                 worker.hello.layer_end, state_name(worker.state),
+                                 worker.hello.kernels, {}};
+        for (const wire::WorkerCounter& counter : wire::kWorkerCounters)
+            entry.counters.push_back({std::string(counter.name), worker.counters.*counter.value});
+        status.workers.push_back(std::move(entry));
     }
     status.running = static_cast<uint32_t>(running());
     status.waiting = static_cast<uint32_t>(waiting());
+    status.backlog_bytes = sockets_.backlog_bytes;
+    status.counters = all_counters();
+    for (const auto& [code, count] : counters_.errors)
+        status.errors.push_back({std::string(code), count});
     send(client, status);
+}
+
+std::vector<wire::Counter> Router::all_counters() const {
+    const RouterCounters& own = counters_;
+    const ClusterCounters& cluster = cluster_.counters();
+    return {
+        {"requests", own.requests},
+        {"rejected", own.rejected},
+        {"clients_gone", own.clients_gone},
+        {"tokens_committed", own.tokens_committed},
+        {"frames_sent", own.frames_sent},
+        {"results", own.results},
+        {"results_stale", own.results_stale},
+        {"results_bad", own.results_bad},
+        {"results_uncommitted", own.results_uncommitted},
+        {"routes_up", own.routes_up},
+        {"routes_down", own.routes_down},
+        {"workers_joined", cluster.workers_joined},
+        {"workers_lost", cluster.workers_lost},
+        {"workers_refused", cluster.workers_refused},
+        {"front_malformed", own.front_malformed + sockets_.front_malformed},
+        {"ctrl_malformed", cluster.ctrl_malformed + sockets_.ctrl_malformed},
+        {"ctrl_unexpected", cluster.ctrl_unexpected},
+        {"result_malformed", own.result_malformed + sockets_.result_malformed},
+        {"backlog_drops", sockets_.backlog_drops},
+        {"backlog_messages_dropped", sockets_.backlog_messages_dropped},
+    };
 }
 
 }  // namespace chatloop

@@ -10,7 +10,7 @@ namespace chatloop {
 void Router::on_result(Message bytes, TimeUs now) {
     const Result<wire::FrameHeader> header = wire::decode_header(bytes.bytes());
     if (!header || header->type != wire::kFrameResult) {
-        ++counters_.results_bad;
+        ++counters_.result_malformed;
         return;
     }
     Route* route = cluster_.find_route(header->generation);

@@ -51,13 +51,16 @@ public:
         writer_.number(static_cast<uint8_t>(m.reason));
     }
     void operator()(const WorkerHeartbeat& m) {
-        begin(Type::kWorkerHeartbeat, 5).number(static_cast<uint8_t>(m.state));
+        begin(Type::kWorkerHeartbeat, 6).number(static_cast<uint8_t>(m.state));
         writer_.number(m.loop_gap_us).number(m.frames_held).number(m.fenced_through);
         writer_.array(m.routes.size());
         for (const RouteReport& route : m.routes) {
             writer_.array(6).number(route.generation).number(route.hop).number(route.accepted);
             writer_.number(route.forwarded).boolean(route.link_up).boolean(route.egress_empty);
         }
+        writer_.array(kWorkerCounters.size());
+        for (const WorkerCounter& counter : kWorkerCounters)
+            writer_.number(m.counters.*counter.value);
     }
     void operator()(const Bye& m) { begin(Type::kBye, 1).sentence(m.reason); }
     void operator()(const Welcome& m) {
@@ -164,6 +167,9 @@ WorkerHeartbeat read_worker_heartbeat(Fields& f) {
         route.egress_empty = entry.next("route egress_empty").boolean();
         m.routes.push_back(route);
     }
+    Fields counters = f.next("counters").fields(kWorkerCounters.size());
+    for (const WorkerCounter& counter : kWorkerCounters)
+        m.counters.*counter.value = counters.next(counter.name).u64();
     return m;
 }
 
@@ -232,7 +238,7 @@ std::optional<BodyReader> body_reader(uint8_t type) {
             return {{1, [](Fields& f) -> ControlBody { return Fenced{f.next("through").u64()}; }}};
         case Type::kGap: return {{5, [](Fields& f) -> ControlBody { return read_gap(f); }}};
         case Type::kWorkerHeartbeat:
-            return {{5, [](Fields& f) -> ControlBody { return read_worker_heartbeat(f); }}};
+            return {{6, [](Fields& f) -> ControlBody { return read_worker_heartbeat(f); }}};
         case Type::kBye:
             return {{1, [](Fields& f) -> ControlBody {
                          return Bye{f.next("reason").str(kNameBytesMax)};

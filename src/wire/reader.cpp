@@ -323,6 +323,13 @@ Value Entries::take(std::string_view key) {
     return value.value_or(Value(nullptr, key, *problem_));
 }
 
+std::pair<std::string, Value> Entries::at(size_t index) const {
+    CL_ASSERT(index < count_);
+    if (problem_->found()) return {{}, Value(nullptr, name_, *problem_)};
+    Value key(&pairs_[index].key, name_, *problem_);
+    return {key.str(kNameBytesMax), Value(&pairs_[index].val, name_, *problem_)};
+}
+
 void Entries::finish() const {
     if (problem_->found()) return;
     for (size_t i = 0; i < count_; ++i) {

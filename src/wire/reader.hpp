@@ -125,6 +125,10 @@ public:
     Value take(std::string_view key);  // its absence is a problem
     void finish() const;
 
+    // All of them, in order, for a map whose keys are not known before: none after a problem.
+    size_t count() const { return count_; }
+    std::pair<std::string, Value> at(size_t index) const;
+
 private:
     const msgpack::object_kv* pairs_ = nullptr;
     size_t count_ = 0;

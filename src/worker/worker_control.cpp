@@ -8,7 +8,7 @@ namespace chatloop {
 
 namespace {
 
-constexpr TimeUs kHelloIntervalUs = 500 * kMillisecondUs;
+constexpr TimeUs kHelloIntervalUs = 100 * kMillisecondUs;
 constexpr size_t kRoutersRemembered = 64;  // restarts of one router
 
 }  // namespace
@@ -77,6 +77,17 @@ void Worker::on_welcome(RouterSession& session, Incarnation router, const wire::
     session.heartbeat_at = now;
 }
 
+// Whether this process can be these hops: each role that it has, once.
+bool Worker::can_be(const std::vector<wire::RouteHop>& hops) const {
+    uint8_t roles = 0;
+    for (const wire::RouteHop& hop : hops) {
+        const RoleState& role = hop.role == wire::kRoleStage ? stage_ : sampler_;
+        if (role.executor == nullptr || (roles & hop.role) != 0) return false;
+        roles |= hop.role;
+    }
+    return true;
+}
+
 // The route's generation is above everything it fences, so nothing of it can be queued yet.
 void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs now) {
     fence(session, route.fences_through);
@@ -87,10 +98,7 @@ void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs n
         report_ready(session, route.generation, known->second);
         return;
     }
-    if (session.routes.size() >= kGenerationsHeldMax) return;
-    for (const wire::RouteHop& hop : route.hops) {
-        const RoleState& role = hop.role == wire::kRoleStage ? stage_ : sampler_;
-        if (role.executor != nullptr) continue;
+    if (session.routes.size() >= kGenerationsHeldMax || !can_be(route.hops)) {
         ++counters_.control_bad;
         return;
     }
@@ -236,6 +244,7 @@ void Worker::send_heartbeat(RouterSession& session, TimeUs now) {
                                    hop.link_up, empty});
         }
     }
+    beat.counters = counters_;
     send(session, std::move(beat));
     session.heartbeat_at = now + session.welcome.heartbeat_interval_ms * kMillisecondUs;
 }

@@ -66,8 +66,10 @@ def test_status_and_ping() -> None:
     assert status.stdout.splitlines() == [
         "router       fake",
         "ready        yes",
+        "counters     requests 7, routes_up 1",
         "worker       w0: layers 0..7, sampler; ready, avx2 kernels",
         "worker       w1: sampler; loading, avx2 kernels",
+        "             frames_executed 3, headers_bad 4",
     ]
     assert re.fullmatch(r"router 0000000000000007: [\d.]+ ms\n", ping.stdout)
 

@@ -9,13 +9,14 @@ Whatever happens, no process outlives the `with` block, and after an error the l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from chatloop import ChatLoopError, Client
@@ -41,6 +42,7 @@ class Process:
     def __init__(self, name: str, log: Path, command: Sequence[object]) -> None:
         self.name = name
         self.log = log
+        self.command = command
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output,
@@ -58,6 +60,9 @@ class Process:
 
     def terminate(self) -> None:
         self._popen.send_signal(signal.SIGTERM)
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
 
     def wait(self, timeout_s: float) -> int:
         return self._popen.wait(timeout_s)
@@ -100,11 +105,24 @@ class Cluster:
     def __enter__(self) -> Cluster:
         Cluster.live.append(self)
         try:
-            self._start()
+            self.start_router()
+            self.start_workers()
+            self.wait_ready()
         except BaseException as error:
             self.__exit__(type(error))
             raise
         return self
+
+    @contextlib.contextmanager
+    def empty(self) -> Iterator[Cluster]:
+        """As `with cluster`, but nothing is started yet."""
+        Cluster.live.append(self)
+        try:
+            yield self
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
+        self.__exit__(None)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         Cluster.live.remove(self)
@@ -123,6 +141,7 @@ class Cluster:
 
     def start(self, name: str, actor: str, *options: object, model: Path | None = None) -> Process:
         assert name not in self.processes
+        self._folder.mkdir(parents=True, exist_ok=True)
         command = [self._build / "actors" / actor, "--model", model or self._model,
                    "--name", name, *options]
         process = Process(name, self._folder / f"{name}.log", command)
@@ -133,6 +152,22 @@ class Cluster:
                      model: Path | None = None) -> Process:
         return self.start(name, actor, "--listen", ANY_PORT, "--router", self.endpoints["ctrl"],
                           *options, model=model)
+
+    def restart(self, name: str) -> Process:
+        """Another process of that name, as a supervisor starts it; a worker's port is a new one."""
+        old = self.processes[name]
+        old.kill()
+        log = old.log.with_name(f"{name}.{len(list(old.log.parent.glob(name + '.*')))}.log")
+        self.processes[name] = Process(name, log, old.command)
+        return self.processes[name]
+
+    def restart_router_in_place(self) -> None:
+        """kill -9, and another one at the same ports."""
+        self.processes.pop("router").kill()
+        (self._folder / "endpoints.json").unlink()
+        ports = [word for name, at in self.endpoints.items() for word in (f"--{name}", at)]
+        self._router = [*self._router, *ports]
+        self.start_router()
 
     def listens_at(self, worker: str) -> str:
         """The endpoint of a worker's `in` socket, which its first log line tells."""
@@ -189,9 +224,18 @@ class Cluster:
             for process in self.processes.values()
         )
 
-    def _start(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._start_router()
+    def start_router(self) -> None:
+        file = self._folder / "endpoints.json"
+        names = [f"--{name}" for name in ("ctrl", "front", "result")]
+        ports = [word for name in names if name not in self._router for word in (name, ANY_PORT)]
+        router = self.start("router", "chatloop-router", "--endpoints-file", file, *ports,
+                            *self._router)
+        wait_until(lambda: file.exists() or router.exit_code is not None, READY_TIMEOUT_S,
+                   "the router writes its endpoints")
+        assert router.exit_code is None, f"the router ended with exit code {router.exit_code}"
+        self.endpoints = json.loads(file.read_text())
+
+    def start_workers(self) -> None:
         metadata = json.loads((self._model / "partition_metadata.json").read_text())
         last = len(metadata["partitions"]) - 1
         for k in range(last + 1):
@@ -200,14 +244,3 @@ class Cluster:
                               *self._stage, *self._stage_of.get(k, ()))
         if self._own_sampler:
             self.start_worker("sampler", "chatloop-sampler", *self._sampler)
-        self.wait_ready()
-
-    def _start_router(self) -> None:
-        file = self._folder / "endpoints.json"
-        ports = [word for name in ("ctrl", "front", "result") for word in (f"--{name}", ANY_PORT)]
-        router = self.start("router", "chatloop-router", "--endpoints-file", file, *ports,
-                            *self._router)
-        wait_until(lambda: file.exists() or router.exit_code is not None, READY_TIMEOUT_S,
-                   "the router writes its endpoints")
-        assert router.exit_code is None, f"the router ended with exit code {router.exit_code}"
-        self.endpoints = json.loads(file.read_text())

@@ -20,7 +20,15 @@ REFUSAL_TIMEOUT_S = 20.0
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "splitter")]
 
 import models  # noqa: E402
+from answers import Answer, ask_cpud, of_generation  # noqa: E402
+from chatloop import Client  # noqa: E402
 from cluster import Cluster  # noqa: E402
+
+WITNESS = {"token_ids": [2, 3, 4, 5, 6], "ignore_eos": True, "max_tokens": 150, "logprobs": 1,
+           "temperature": 0.9, "seed": 11}
+
+PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of France is",
+           "1, 2, 3,", "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,6 +76,18 @@ def smollm2_cluster(build, smollm2, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def requests() -> list[dict]:
+    """Eight different ones, greedy and sampled, of some seconds together."""
+    return [{"prompt": prompt, "max_tokens": 32, "ignore_eos": True, "logprobs": 1,
+             "temperature": 0.7 * (i % 2), "seed": i} for i, prompt in enumerate(PROMPTS)]
+
+
+@pytest.fixture(scope="session")
+def right_answers(build, smollm2, requests, tmp_path_factory) -> list[Answer]:
+    return ask_cpud(build, smollm2(1), tmp_path_factory.mktemp("right"), requests)
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A random model of ten tokens in two partitions: thousands of tokens a second."""
     return models.split_tiny(tmp_path_factory.mktemp("tiny"), 2)
@@ -80,6 +100,26 @@ def tiny_cluster(build, tiny_model, tmp_path_factory):
                  own_sampler=True) as cluster:
         yield cluster
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def witness_answer(tiny_cluster) -> Answer:
+    return of_generation(tiny_cluster.client().generate(**WITNESS))
+
+
+@pytest.fixture
+def witness(tiny_cluster, witness_answer):
+    """Another client of the tiny cluster, amid an answer while the test runs. It must come out bit
+    for bit, and no process may have ended."""
+    with Client(tiny_cluster.endpoints["front"], timeout_s=60.0) as client:
+        with client.stream(**WITNESS) as stream:
+            next(stream)
+            yield client
+            for _ in stream:
+                pass
+            assert of_generation(stream.result) == witness_answer
+        assert of_generation(client.generate(**WITNESS)) == witness_answer
+    assert all(process.exit_code is None for process in tiny_cluster.processes.values())
 
 
 # ---- damaged model directories ----

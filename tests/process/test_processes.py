@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -11,29 +10,15 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from answers import Answer, ask, ask_cpud, of_generation
-from chatloop import ChatLoopError, Client, protocol
+from answers import of_generation
+from chatloop import ChatLoopError, protocol
 from cluster import Cluster, wait_until
 from raw_socket import RawSocket
 
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 CLIENTS = 8
-PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of France is",
-           "1, 2, 3,", "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
 LONG_TINY = {"token_ids": [2, 3, 4], "ignore_eos": True, "max_tokens": 8000}  # seconds
 SHORT_TINY = {"token_ids": [5, 6, 7], "ignore_eos": True, "max_tokens": 8, "logprobs": 2, "seed": 1}
-
-
-@pytest.fixture(scope="module")
-def requests() -> list[dict]:
-    """Eight different ones, greedy and sampled, of some seconds together."""
-    return [{"prompt": prompt, "max_tokens": 32, "ignore_eos": True, "logprobs": 1,
-             "temperature": 0.7 * (i % 2), "seed": i} for i, prompt in enumerate(PROMPTS)]
-
-
-@pytest.fixture(scope="module")
-def right_answers(build, smollm2, requests, tmp_path_factory) -> list[Answer]:
-    return ask_cpud(build, smollm2(1), tmp_path_factory.mktemp("right"), requests)
 
 
 # ---- threads ----
@@ -220,62 +205,3 @@ def test_resume_under_another_fingerprint_is_refused(tiny_cluster):
     with RawSocket(tiny_cluster.endpoints["front"]) as front:
         answer = front.ask([1, protocol.RESUME, "r", 1, SHORT_TINY, progress])
     assert answer[1:4] == [protocol.ERROR, "r", "fingerprint_mismatch"]
-
-
-# ---- signals ----
-
-
-@contextlib.contextmanager
-def eight_running(cluster: Cluster, requests: list[dict]):
-    """One client each, all of them amid their answers."""
-    clients = [cluster.client() for _ in requests]
-    streams = [client.stream(**request) for client, request in zip(clients, requests, strict=True)]
-    for stream in streams:
-        next(stream)
-    yield clients, streams
-
-
-def finished(clients: list[Client], streams: list) -> list[Answer]:
-    for stream in streams:
-        for _ in stream:
-            for client in clients:
-                client.keep_alive()
-    return [of_generation(stream.result) for stream in streams]
-
-
-def test_sigterm_of_the_router_drains(build, smollm2, requests, right_answers, tmp_path):
-    with Cluster(build, smollm2(2), tmp_path) as cluster:
-        with eight_running(cluster, requests) as (clients, streams):
-            router = cluster.processes["router"]
-            router.terminate()
-            with pytest.raises(ChatLoopError) as caught:
-                while True:  # until the signal has arrived
-                    clients[0].generate(prompt="too late", max_tokens=0)
-            assert (caught.value.code, caught.value.retryable) == ("draining", True)
-            assert finished(clients, streams) == right_answers
-        assert router.wait(10) == 0
-        del cluster.processes["router"]
-        cluster.stop()  # the workers, which lost their router, end as well
-
-
-def test_sigterm_of_all_at_once_drains(build, smollm2, requests, right_answers, tmp_path):
-    with Cluster(build, smollm2(2), tmp_path, own_sampler=True) as cluster:
-        with eight_running(cluster, requests) as (clients, streams):
-            cluster.terminate()
-            assert finished(clients, streams) == right_answers
-        cluster.assert_drained(10)
-
-
-def test_sigterm_of_one_stage_drains_its_route(build, smollm2, requests, right_answers, tmp_path):
-    with Cluster(build, smollm2(2), tmp_path) as cluster:
-        with eight_running(cluster, requests) as (clients, streams):
-            stage = cluster.processes["stage-0"]
-            stage.terminate()
-            assert finished(clients, streams) == right_answers
-        assert stage.wait(10) == 0
-        # Another takes its place, and the router goes on.
-        cluster.start_worker("stage-0b", "chatloop-stage", "--partition", 0)
-        wait_until(lambda: clients[0].status()["ready"], 20, "a route with the new stage")
-        assert ask(clients[0], requests[:1]) == right_answers[:1]
-        del cluster.processes["stage-0"]
-        cluster.stop()

@@ -248,7 +248,7 @@ std::string World::check() const {
     if (router.counters().results_bad != 0) return "a RESULT was bad";
     if (router.counters().routes_down != 0) return "a route went down without a fault";
     for (size_t i = 0; i < cluster_->workers(); ++i) {
-        const WorkerCounters& c = cluster_->worker(i).counters();
+        const wire::WorkerCounters& c = cluster_->worker(i).counters();
         if (c.frames_gap + c.frames_duplicate + c.headers_bad + c.control_bad != 0)
             return "a worker saw a frame or message that must not be";
     }

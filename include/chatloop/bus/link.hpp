@@ -20,10 +20,11 @@ namespace chatloop {
 
 class Link {
 public:
-    static constexpr size_t kBacklogMax = kHighWaterMark / 4;  // frames; credits stay below it
+    static constexpr size_t kBacklogMax = kDataSendMax / 4;  // frames; credits stay below it
     static constexpr TimeUs kHandshakeTimeoutUs = 3 * kSecondUs;
 
-    // With an endpoint that cannot be connected the link never comes up.
+    // With an endpoint that cannot be connected the link never comes up. Without a descriptor for
+    // its sockets it tries again after the handshake's timeout.
     Link(Context& context, std::string endpoint, TimeUs now);
     ~Link();
     Link(const Link&) = delete;
@@ -42,7 +43,8 @@ public:
     void on_timer(TimeUs now);
     TimeUs next_timer() const { return up_ ? kNever : handshake_deadline_; }
 
-    void* handle() const { return socket_->handle(); }
+    // Null while there is no socket.
+    void* handle() const { return socket_ == nullptr ? nullptr : socket_->handle(); }
     void* monitor_handle() const { return monitor_; }
     uint64_t sockets_made() const { return sockets_made_; }
 

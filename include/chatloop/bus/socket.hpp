@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "chatloop/bus/context.hpp"
@@ -34,14 +35,16 @@ class Socket {
 public:
     // `routing_id` is what a ROUTER on the other side knows a DEALER by.
     Socket(Context& context, SocketKind kind, SocketUse use, const std::string& routing_id = "");
+    // Null when the process has no descriptor or no socket left.
+    static std::unique_ptr<Socket> make(Context& context, SocketKind kind, SocketUse use);
     ~Socket();
     Socket(const Socket&) = delete;
     Socket& operator=(const Socket&) = delete;
 
     // Endpoints are tcp://<IPv4 address>:<port>, ipc://<path> or inproc://<name>: a name would be
     // looked up on the I/O thread and stop every socket of the process. bind() takes `*` for the
-    // port and for the address. kPortInUse when it cannot be bound, kInvalidRequest when it is no
-    // endpoint. An ipc path is taken over from whoever bound it before.
+    // port and for the address. kPortInUse when another process has it, kInvalidRequest for all
+    // else that cannot be bound. An ipc path is taken over from whoever bound it before.
     Status bind(const std::string& endpoint);
     Status connect(const std::string& endpoint);
     std::string last_endpoint() const;  // with the port that `*` became
@@ -56,6 +59,8 @@ public:
     void* handle() const { return handle_; }
 
 private:
+    Socket(void* handle, SocketKind kind, SocketUse use, const std::string& routing_id);
+
     enum class Part : uint8_t { kTaken, kNone, kDropped };
     Part receive_parts(Envelope& envelope);
 

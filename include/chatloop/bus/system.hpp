@@ -1,6 +1,7 @@
 // What an actor's process needs of the operating system: the clock, the signals, its CPUs.
 #pragma once
 
+#include <csignal>
 #include <vector>
 
 #include "chatloop/core/clock.hpp"
@@ -15,8 +16,18 @@ std::vector<int> allowed_cpus();
 // From now on this thread, and threads that it makes, run there only. kUnsupported when refused.
 Status pin_to_cpus(const std::vector<int>& cpus);
 
-// SIGTERM and SIGINT as a readable descriptor. Made before anything that starts threads, so that
-// they are blocked everywhere; SIGPIPE is ignored from then on.
+// What the kernel sends when the parent dies. Not SIGTERM: for a parent with threads that is killed
+// it comes once for each of them, and a second SIGTERM is an order to end at once.
+inline constexpr int kParentDied = SIGUSR1;
+
+// The signals wait until a SignalFd takes them: for what a process does before it has one.
+void block_signals();
+
+// Every connection takes a descriptor: as many as the hard limit gives, up to kDescriptorsWanted.
+void raise_descriptor_limit();
+
+// SIGTERM, SIGINT and kParentDied as a readable descriptor. Made before anything that starts
+// threads, so that they are blocked everywhere; SIGPIPE is ignored from then on.
 class SignalFd {
 public:
     SignalFd();

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "chatloop/core/clock.hpp"
 #include "chatloop/core/result.hpp"
 
 namespace chatloop {
@@ -78,6 +79,7 @@ public:
     const std::vector<std::string>& texts(std::string_view path) const;
     int64_t integer(std::string_view path) const;
     double number(std::string_view path) const;
+    TimeUs seconds(std::string_view path) const;  // a number of seconds, as time
     bool flag(std::string_view path) const;
 
     // The value, or an error that tells the three ways to give one.

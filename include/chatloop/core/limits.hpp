@@ -28,7 +28,7 @@ inline constexpr uint32_t kGenerationsHeldMax = 64;     // installed generations
 
 // Control.
 inline constexpr size_t kControlBytesMax = 1u << 20;
-inline constexpr uint32_t kWorkersMax = 1024;
+inline constexpr uint32_t kWorkersMax = 1024;           // and routes: each has a worker of its own
 inline constexpr uint32_t kNameBytesMax = 256;          // names, endpoints, reasons
 
 // Clients.
@@ -41,6 +41,14 @@ inline constexpr size_t kStopStringBytesMax = 256;
 inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client
+inline constexpr uint32_t kCountersMax = 64;            // names in one map of STATUS
+
+// What waits for clients that do not read (bus/egress.hpp). An answer of 8192 tokens with 32
+// log-probabilities each takes about 6 MiB.
+inline constexpr size_t kEgressPeerBytesMax = 16u << 20;
+inline constexpr size_t kEgressBytesMax = 256u << 20;   // of all clients
+inline constexpr size_t kEgressMessageBytes = 128;      // of a waiting message, beside its own
+inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
 
 // Model files.
 inline constexpr size_t kMappedFilesMax = 256;          // in one process
@@ -49,10 +57,22 @@ inline constexpr size_t kLoadBytes = 8u << 20;          // read or hashed betwee
 // The loop (docs/flow.md).
 inline constexpr int kDrainControlMax = 64;             // messages per turn
 inline constexpr int kDrainDataMax = 32;
-inline constexpr int kHighWaterMark = 4096;             // messages; never reached
+inline constexpr size_t kDrainBytesMax = 8u << 20;      // of one socket per turn
 inline constexpr int64_t kUnitTargetUs = 25'000;        // one unit of work between two polls
 
-static_assert(4 * kShareFramesMax * 4 <= kHighWaterMark, "credits stay below a quarter of the HWM");
+// High-water marks of one connection, in messages. Credits keep data and control far below theirs.
+// Receiving ones are low because a peer may send messages of the largest size faster than they are
+// read; a client that does not read fills its sending one, and the rest waits in the egress.
+inline constexpr int kDataSendMax = 4096;
+inline constexpr int kDataReceiveMax = 128;
+inline constexpr int kControlSendMax = 1024;
+inline constexpr int kControlReceiveMax = 64;
+inline constexpr int kFrontSendMax = 256;
+inline constexpr int kFrontReceiveMax = 16;
+inline constexpr int kSocketsMax = 8192;                // of a process; three per data link
+inline constexpr uint64_t kDescriptorsWanted = 65536;
+
+static_assert(4 * kShareFramesMax <= kDataReceiveMax, "credits stay below a quarter of the HWM");
 
 // The process (docs/configuration.md).
 inline constexpr size_t kConfigBytesMax = 64u << 10;    // a configuration file

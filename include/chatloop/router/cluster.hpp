@@ -40,11 +40,20 @@ struct ClusterConfig {
     TimeUs install_timeout_us = 10 * kSecondUs;
 };
 
+struct ClusterCounters {
+    uint64_t workers_joined = 0;
+    uint64_t workers_lost = 0;
+    uint64_t workers_refused = 0;   // HELLO answered with REJECT
+    uint64_t ctrl_malformed = 0;    // no message of the protocol
+    uint64_t ctrl_unexpected = 0;   // of a peer that is no worker here, or about another's route
+};
+
 struct WorkerPeer {
     std::string peer;  // routing id
     Incarnation incarnation = 0;
     wire::Hello hello;
     wire::WorkerState state = wire::WorkerState::kLoading;
+    wire::WorkerCounters counters;  // as its last heartbeat had them
     CreditAccount credit;
     Generation generation = 0;    // of the route it is on; 0 none
     Generation fence_wanted = 0;  // what it has been told
@@ -110,7 +119,7 @@ public:
     // Every worker that is still there has acknowledged its last FENCE: nobody waits for this
     // router.
     bool all_fenced() const;
-    uint64_t control_bad() const { return control_bad_; }
+    const ClusterCounters& counters() const { return counters_; }
 
 private:
     void on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
@@ -120,6 +129,7 @@ private:
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
     void on_fenced(WorkerPeer& worker, Generation through, TimeUs now);
     void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
+    void on_unreachable(const WorkerPeer& worker, const wire::Unreachable& report, TimeUs now);
     void maybe_up(Route& route);
     void form_route(TimeUs now);
     std::vector<Incarnation> find_chain(
@@ -142,7 +152,7 @@ private:
     uint64_t stray_sequence_ = 0;     // of messages to peers that are not members
     TimeUs form_at_ = 0;              // when forming a route is tried next
     bool forming_ = true;
-    uint64_t control_bad_ = 0;
+    ClusterCounters counters_;
 };
 
 }  // namespace chatloop

@@ -16,9 +16,9 @@ class KvBlocks {
 public:
     KvBlocks(uint32_t slots, uint32_t blocks);
 
-    uint32_t free_blocks() const { return static_cast<uint32_t>(free_blocks_.size()); }
-    uint32_t free_slots() const { return static_cast<uint32_t>(free_slots_.size()); }
-    uint32_t block_count() const { return static_cast<uint32_t>(references_.size()); }
+    uint32_t free_blocks() const { return block_count_ - blocks_out_; }
+    uint32_t free_slots() const { return slot_count_ - slots_out_; }
+    uint32_t block_count() const { return block_count_; }
 
     Slot take_slot();
     BlockId take_block();
@@ -26,8 +26,14 @@ public:
     void release_block(BlockId block);
 
 private:
-    std::vector<Slot> free_slots_;
-    std::vector<BlockId> free_blocks_;
+    uint32_t slot_count_;
+    uint32_t block_count_;
+    uint32_t slots_out_ = 0;
+    uint32_t blocks_out_ = 0;
+    // Of those that were ever taken: memory follows use, not what a worker says it has.
+    Slot slots_used_ = 0;
+    std::vector<Slot> returned_slots_;
+    std::vector<BlockId> returned_blocks_;
     std::vector<uint32_t> references_;  // per block
 };
 

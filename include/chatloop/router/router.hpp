@@ -45,15 +45,29 @@ struct RouterConfig {
 
 struct RouterCounters {
     uint64_t requests = 0;
-    uint64_t rejected = 0;
+    uint64_t rejected = 0;           // answered with an ERROR before they ran
+    uint64_t front_malformed = 0;    // bytes that are no message
+    uint64_t result_malformed = 0;   // bytes that are no header of a RESULT
+    uint64_t clients_gone = 0;       // with running requests: silent, unreachable or not reading
     uint64_t frames_sent = 0;
     uint64_t results = 0;
     uint64_t results_stale = 0;      // of another generation or a number below the next
-    uint64_t results_bad = 0;        // header, body or content
+    uint64_t results_bad = 0;        // body or content
     uint64_t results_uncommitted = 0;  // of an ended or re-placed sequence, or another index
     uint64_t tokens_committed = 0;
     uint64_t routes_up = 0;
     uint64_t routes_down = 0;
+    std::map<std::string_view, uint64_t> errors;  // ERROR messages, by code
+};
+
+// What only the owner of the sockets sees, for STATUS.
+struct SocketCounters {
+    uint64_t front_malformed = 0;  // messages of a wrong number of parts
+    uint64_t ctrl_malformed = 0;
+    uint64_t result_malformed = 0;
+    uint64_t backlog_drops = 0;  // clients for which too much or too long waited
+    uint64_t backlog_messages_dropped = 0;
+    uint64_t backlog_bytes = 0;  // now
 };
 
 class Router final : private Cluster::Events {
@@ -82,6 +96,7 @@ public:
     size_t running() const { return by_admission_.size(); }
     size_t waiting() const { return waiting_.size() + text_jobs_.size(); }
     const RouterCounters& counters() const { return counters_; }
+    void note_sockets(const SocketCounters& sockets) { sockets_ = sockets; }
     const Cluster& cluster() const { return cluster_; }
 
 private:
@@ -162,6 +177,7 @@ private:
     Sequence* find_request(const std::string& client, const std::string& request_id);
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
     void send_status(const std::string& client);
+    std::vector<wire::Counter> all_counters() const;
 
     // Cluster::Events.
     void on_route_up(const Route& route) override;
@@ -191,6 +207,7 @@ private:
     TimeUs drain_until_ = kNever;
     bool finished_ = false;
     RouterCounters counters_;
+    SocketCounters sockets_;
 };
 
 }  // namespace chatloop

@@ -1,8 +1,10 @@
 // Control: how workers join and how routes are made (docs/protocol.md, "Control").
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -85,12 +87,43 @@ struct RouteReport {
     bool operator==(const RouteReport&) const = default;
 };
 
+// What a worker has executed and dropped since it started.
+struct WorkerCounters {
+    uint64_t frames_executed = 0;
+    uint64_t frames_fenced = 0;       // of a fenced generation: late, queued or half done
+    uint64_t frames_misdirected = 0;  // for another incarnation, or of an unknown router
+    uint64_t frames_duplicate = 0;    // number not above the last
+    uint64_t frames_gap = 0;          // number too high, bad body, unknown generation
+    uint64_t headers_bad = 0;         // bytes that are no frame's header
+    uint64_t control_bad = 0;         // undecodable, of a replaced router, or for another role
+    uint64_t messages_malformed = 0;  // of a wrong number of parts
+    bool operator==(const WorkerCounters&) const = default;
+};
+
+struct WorkerCounter {
+    std::string_view name;
+    uint64_t WorkerCounters::*value;
+};
+
+// In the order of HEARTBEAT; the names are STATUS's.
+inline constexpr std::array<WorkerCounter, 8> kWorkerCounters = {{
+    {"frames_executed", &WorkerCounters::frames_executed},
+    {"frames_fenced", &WorkerCounters::frames_fenced},
+    {"frames_misdirected", &WorkerCounters::frames_misdirected},
+    {"frames_duplicate", &WorkerCounters::frames_duplicate},
+    {"frames_gap", &WorkerCounters::frames_gap},
+    {"headers_bad", &WorkerCounters::headers_bad},
+    {"control_bad", &WorkerCounters::control_bad},
+    {"messages_malformed", &WorkerCounters::messages_malformed},
+}};
+
 struct WorkerHeartbeat {
     WorkerState state = WorkerState::kLoading;
     uint32_t loop_gap_us = 0;
     uint32_t frames_held = 0;
     Generation fenced_through = 0;
     std::vector<RouteReport> routes;
+    WorkerCounters counters;
     bool operator==(const WorkerHeartbeat&) const = default;
 };
 

@@ -147,6 +147,12 @@ struct Pong {
     bool operator==(const Pong&) const = default;
 };
 
+struct Counter {
+    std::string name;
+    uint64_t value = 0;
+    bool operator==(const Counter&) const = default;
+};
+
 struct WorkerStatus {
     std::string name;
     uint8_t roles = 0;
@@ -154,6 +160,7 @@ struct WorkerStatus {
     uint32_t layer_end = 0;
     std::string state;
     std::string kernels;
+    std::vector<Counter> counters;
     bool operator==(const WorkerStatus&) const = default;
 };
 
@@ -165,6 +172,9 @@ struct StatusReply {
     std::vector<WorkerStatus> workers;
     uint32_t running = 0;
     uint32_t waiting = 0;
+    uint64_t backlog_bytes = 0;     // that wait for clients which do not read
+    std::vector<Counter> counters;  // of the router
+    std::vector<Counter> errors;    // ERROR messages, by code
     bool operator==(const StatusReply&) const = default;
 };
 

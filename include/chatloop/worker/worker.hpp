@@ -33,17 +33,6 @@ struct WorkerConfig {
     TimeUs drain_timeout_us = 20 * kSecondUs;
 };
 
-// What went wrong or was dropped, for logs and metrics.
-struct WorkerCounters {
-    uint64_t frames_executed = 0;
-    uint64_t frames_fenced = 0;      // dropped by a fence, queued or half done
-    uint64_t frames_misdirected = 0; // another incarnation or router
-    uint64_t frames_duplicate = 0;   // number not above the last
-    uint64_t frames_gap = 0;         // number too high, bad body, unknown generation
-    uint64_t headers_bad = 0;
-    uint64_t control_bad = 0;
-};
-
 class Worker {
 public:
     // Either executor may be null, not both.
@@ -64,8 +53,9 @@ public:
     bool finished() const { return finished_; }
     // A router said that this worker can never serve it; the reason.
     const std::optional<std::string>& rejection() const { return rejection_; }
-    const WorkerCounters& counters() const { return counters_; }
+    const wire::WorkerCounters& counters() const { return counters_; }
     void note_loop_gap(TimeUs gap_us);
+    void note_malformed(uint64_t messages) { counters_.messages_malformed = messages; }  // so far
 
 private:
     // A role and the frame that it is at.
@@ -80,6 +70,7 @@ private:
     void on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
                     TimeUs now);
     void on_route(RouterSession& session, const wire::Route& route, TimeUs now);
+    bool can_be(const std::vector<wire::RouteHop>& hops) const;
     void on_fence(RouterSession& session, Generation through);
     void on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat);
     void fence(RouterSession& session, Generation through);
@@ -110,7 +101,7 @@ private:
     bool finished_ = false;
     std::optional<std::string> rejection_;
     TimeUs loop_gap_us_ = 0;        // the longest since the last heartbeat
-    WorkerCounters counters_;
+    wire::WorkerCounters counters_;
 };
 
 }  // namespace chatloop

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <memory>
@@ -122,6 +123,43 @@ TEST_CASE("an endpoint that is none makes a link that never comes up") {
     link.on_timer(3 * kSecondUs);
     CHECK(link.sockets_made() == 2);
     CHECK(link.take_changes(0).empty());
+}
+
+TEST_CASE("an endpoint within the process is not connected: a peer's frames reach no monitor") {
+    Context context;
+    const auto pull = bound_pull(context, "inproc://ours");
+    Link link(context, "inproc://ours", monotonic_now());
+    REQUIRE(link.send(message_of("x")));
+    usleep(20'000);
+    link.flush();
+    CHECK(link.backlog() == 1);
+}
+
+TEST_CASE("without a descriptor a link waits and comes up when there are some again") {
+    Context context;
+    const auto pull = bound_pull(context, "tcp://127.0.0.1:*");
+    rlimit usual;
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &usual) == 0);
+    for (rlim_t spare : {0, 1, 2}) {  // a link takes three: its socket's, its monitor's two
+        CAPTURE(spare);
+        const int lowest = ::dup(0);  // all below it are taken
+        REQUIRE(::close(lowest) == 0);
+        const rlimit tight{static_cast<rlim_t>(lowest) + spare, usual.rlim_max};
+        REQUIRE(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+        Link link(context, pull->last_endpoint(), 0);
+        REQUIRE(setrlimit(RLIMIT_NOFILE, &usual) == 0);
+        CHECK(link.sockets_made() == 0);
+        CHECK(link.handle() == nullptr);
+        CHECK(link.take_changes(0).empty());
+        CHECK(link.send(message_of("kept")));
+        CHECK(link.next_timer() == Link::kHandshakeTimeoutUs);
+        link.on_timer(Link::kHandshakeTimeoutUs);
+        REQUIRE(changes_to(link, true));
+        link.flush();
+        Envelope envelope;
+        REQUIRE(receive_soon(*pull, envelope));
+        CHECK(text_of(envelope.message) == "kept");
+    }
 }
 
 TEST_CASE("links can be closed at any moment") {

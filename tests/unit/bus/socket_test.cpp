@@ -64,6 +64,15 @@ TEST_CASE("a port in use is one clear line") {
     CHECK(status.error().message.find('\n') == std::string::npos);
 }
 
+TEST_CASE("an address of another host is named, and is no port in use") {
+    Context context;
+    Socket socket(context, SocketKind::kPull, SocketUse::kData);
+    const Status status = socket.bind("tcp://192.0.2.1:7100");  // for documentation, RFC 5737
+    REQUIRE_FALSE(status.ok());
+    CHECK(status.error().code == ErrorCode::kInvalidRequest);
+    CHECK(status.error().message.find("no address of this host") != std::string::npos);
+}
+
 TEST_CASE("an endpoint is numeric") {
     Context context;
     Socket pull(context, SocketKind::kPull, SocketUse::kData);

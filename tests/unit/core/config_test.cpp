@@ -79,6 +79,7 @@ observability:
     CHECK(settings->text("worker.cpu_cores") == "0-15");
     CHECK(settings->integer("performance.kv_cache_mb") == 1024);
     CHECK(settings->text("observability.log_level") == "debug");
+    CHECK(settings->seconds("drain_timeout_secs") == 20 * kSecondUs);
     CHECK(settings->origin("performance.kv_cache_mb") == "f.yaml:13: performance.kv_cache_mb");
 }
 

@@ -83,7 +83,7 @@ public:
     }
     void beat(Incarnation from, std::vector<wire::RouteReport> routes = {},
               wire::WorkerState state = wire::WorkerState::kReady, Generation fenced = 0) {
-        hear(from, wire::WorkerHeartbeat{state, 0, 0, fenced, std::move(routes)});
+        hear(from, wire::WorkerHeartbeat{state, 0, 0, fenced, std::move(routes), {}});
     }
     void tick(TimeUs later = 0) {
         now += later;

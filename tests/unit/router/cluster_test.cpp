@@ -329,7 +329,8 @@ TEST_CASE("control bytes that are no message, or a router's, are counted") {
     h.cluster->on_control(peer_of(10), garbage, h.now);
     h.hear(10, wire::Fence{1});
     h.hear(10, wire::Welcome{10, "x", 1, 1, "y"});
-    CHECK(h.cluster->control_bad() == 3);
+    CHECK(h.cluster->counters().ctrl_malformed == 1);
+    CHECK(h.cluster->counters().ctrl_unexpected == 2);
     CHECK(h.down.empty());
 }
 

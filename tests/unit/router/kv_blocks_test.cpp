@@ -1,8 +1,11 @@
 // Rules 6 and 7 of docs/protocol.md: references of blocks, and credit that returns exactly once.
 #include <doctest/doctest.h>
 
+#include <memory>
 #include <set>
+#include <vector>
 
+#include "chatloop/core/limits.hpp"
 #include "chatloop/router/credit.hpp"
 #include "chatloop/router/kv_blocks.hpp"
 
@@ -21,6 +24,17 @@ TEST_CASE("a placement takes its own slot and blocks, and none are left over") {
     CHECK(kv->free_blocks() == 0);
     CHECK(kv->free_slots() == 0);
     CHECK(place(kv, 3, 0) == nullptr);
+}
+
+TEST_CASE("a pool of any size costs what is used of it") {
+    std::vector<std::unique_ptr<KvBlocks>> pools;
+    for (int i = 0; i < 1024; ++i) {
+        pools.push_back(std::make_unique<KvBlocks>(kSlotsMax, kBlocksMax));
+        CHECK(pools.back()->take_block() == 0);
+        CHECK(pools.back()->take_slot() == 0);
+    }
+    CHECK(pools[0]->free_blocks() == kBlocksMax - 1);
+    CHECK(pools[0]->free_slots() == kSlotsMax - 1);
 }
 
 TEST_CASE("a placement that does not fit takes nothing") {

@@ -126,7 +126,7 @@ TEST_CASE("bytes that are no RESULT are counted and dropped") {
     h.answer_bytes({});
     h.answer_bytes({0x9c, 0x00});
     h.answer_bytes(h.frame(0).bytes);  // a data frame
-    CHECK(h.router->counters().results_bad == 3);
+    CHECK(h.router->counters().result_malformed == 3);
     CHECK(h.router->counters().routes_down == 0);
     h.answer_all();
     CHECK(h.heard<wire::Done>().size() == 1);

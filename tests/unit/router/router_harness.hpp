@@ -47,7 +47,7 @@ public:
     Generation bring_up() {
         hear(hello_of(config.cluster,
                       {kWorker, "worker-1", wire::kRoleStage | wire::kRoleSampler, 0, 1, share_}));
-        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}});
+        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}, {}});
         tick(200 * kMillisecondUs);
         REQUIRE(!router->cluster().routes().empty());
         const Route& route = router->cluster().routes().rbegin()->second;
@@ -62,7 +62,8 @@ public:
         std::vector<wire::RouteReport> routes;
         for (const auto& [generation, route] : router->cluster().routes())
             routes.push_back({generation, 0, 0, 0, true, true});
-        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, std::move(routes)});
+        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0,
+                                   std::move(routes), {}});
     }
     // In steps of a heartbeat: after a longer gap a router judges nobody.
     void tick(TimeUs later = 0) {

@@ -21,7 +21,8 @@ std::vector<Control> control_examples() {
     hello.self_test = 77;
     hello.share = {8, 1u << 20, 64, 4000};
 
-    WorkerHeartbeat beat{WorkerState::kReady, 1500, 3, 6, {}};
+    const WorkerCounters counters{1, 2, 3, 4, 5, 6, 7, std::numeric_limits<uint64_t>::max()};
+    WorkerHeartbeat beat{WorkerState::kReady, 1500, 3, 6, {}, counters};
     beat.routes.push_back({7, 0, 100, 99, true, false});
     beat.routes.push_back({8, 2, 1, 0, false, true});
 
@@ -92,8 +93,10 @@ std::vector<RouterBody> router_examples() {
     by_length.finish_reason = "length";
     by_length.stop = std::monostate{};
 
-    StatusReply status{"router-a", "smollm2", "00112233445566ff", true, {}, 2, 3};
-    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2"});
+    StatusReply status{"router-a", "smollm2", "00112233445566ff", true, {}, 2, 3, 70000, {}, {}};
+    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", {{"frames_gap", 3}}});
+    status.counters = {{"requests", 5}, {"rejected", std::numeric_limits<uint64_t>::max()}};
+    status.errors = {{"worker_lost", 2}};
     return {
         Accepted{"r", {1, 2, 70000}, 5, "0123456789abcdef", "smollm2", {}},
         Accepted{"r", {}, 5, "0123456789abcdef", "smollm2", "hello"},

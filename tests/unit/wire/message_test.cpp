@@ -89,7 +89,8 @@ TEST_CASE("one wrong element makes a control message wrong") {
         {"/4 huge"},
         {"/4 huge", "/6 huge", "/7 huge"},
         {"/7 huge", "/8 shorter", "/8/0/0 huge", "/8/0/2 huge", "/8/0/3 huge", "/8/1/0 huge",
-         "/8/1/2 huge", "/8/1/3 huge"},
+         "/8/1/2 huge", "/8/1/3 huge", "/9/0 huge", "/9/1 huge", "/9/2 huge", "/9/3 huge",
+         "/9/4 huge", "/9/5 huge", "/9/6 huge", "/9/7 huge"},
         {},
         {"/4 huge"},
         {},
@@ -146,7 +147,12 @@ TEST_CASE("one wrong element makes a router's message wrong") {
         {"/2 nil"},
         {"/2 str"},
         {"/2 huge", "/3 huge"},
-        {"/2/workers shorter"},
+        {"/2/workers shorter", "/2/workers/0/counters smaller",
+         "/2/workers/0/counters/frames_gap huge", "/2/workers/0/counters key unknown",
+         "/2/counters key unknown", "/2/errors key unknown", "/2/backlog_bytes huge",
+         "/2/counters smaller",
+         "/2/counters/requests huge", "/2/counters/rejected huge", "/2/errors smaller",
+         "/2/errors/worker_lost huge"},
     };
     const auto examples = router_examples();
     for (size_t i = 0; i < examples.size(); ++i) {

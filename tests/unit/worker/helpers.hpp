@@ -169,7 +169,7 @@ public:
             unit();
         }
     }
-    const WorkerCounters& counters() const { return worker->counters(); }
+    const wire::WorkerCounters& counters() const { return worker->counters(); }
 
     TimeUs now = kSecondUs;
     std::string trace;  // who ran a unit of which frame, e.g. "S1S1H1"

@@ -76,6 +76,17 @@ TEST_CASE("a route that asks for a role that this process has not is not install
     CHECK(h.outbox.open.empty());  // no link is left behind
 }
 
+TEST_CASE("a ROUTE that names a role twice is refused, whatever links it would open") {
+    WorkerHarness h;
+    h.join();
+    wire::Route route{1, 0, 4, 4, {}};
+    for (uint8_t hop = 0; hop < kHopsMax; ++hop)
+        route.hops.push_back({hop, wire::kRoleStage, "next", kNext, false});
+    h.hear(kRouterA, route);
+    CHECK(h.counters().control_bad == 1);
+    CHECK(h.outbox.ever_opened.empty());
+}
+
 TEST_CASE("a ROUTE whose next hop is nobody is malformed") {
     WorkerHarness h;
     h.join();

@@ -1,0 +1,30 @@
+"""What /proc says of a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def memory_kib(pid: int, field: str = "VmRSS") -> int:
+    """VmRSS: resident now; VmHWM: at most, since reset_peak."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise AssertionError(f"process {pid} has no {field}")
+
+
+def reset_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def is_running(pid: int) -> bool:
+    """False for one that ended, whether or not its parent has heard of it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -1,0 +1,98 @@
+// What STATUS counts: each refusal and each drop, under its own name.
+#include <doctest/doctest.h>
+
+#include <map>
+
+#include "router_harness.hpp"
+
+using namespace chatloop;
+using namespace chatloop::test;
+
+namespace {
+
+std::map<std::string, uint64_t> by_name(const std::vector<wire::Counter>& counters) {
+    std::map<std::string, uint64_t> named;
+    for (const wire::Counter& counter : counters) {
+        CHECK_FALSE(named.contains(counter.name));
+        named[counter.name] = counter.value;
+    }
+    return named;
+}
+
+wire::StatusReply status_of(RouterHarness& h) {
+    h.say(wire::StatusQuery{}, "observer");
+    return h.heard<wire::StatusReply>("observer").back();
+}
+
+}  // namespace
+
+TEST_CASE("a router without a past has counters of zero") {
+    UpRouter h;
+    const wire::StatusReply status = status_of(h);
+    auto counters = by_name(status.counters);
+    CHECK(counters.at("routes_up") == 1);
+    CHECK(counters.at("workers_joined") == 1);
+    counters.erase("routes_up");
+    counters.erase("workers_joined");
+    for (const auto& [name, value] : counters) CHECK_MESSAGE(value == 0, name);
+    CHECK(status.errors.empty());
+    CHECK(status.backlog_bytes == 0);
+}
+
+TEST_CASE("every refusal is counted by its code") {
+    UpRouter h;
+    const wire::Bytes garbage{0xc1};
+    h.router->on_client(kClient, garbage, h.now);
+    wire::Parameters other = RouterHarness::ask(3, 1);
+    other.model = "other";
+    h.say(wire::Submit{"model", other});
+    h.submit("long", 1000, 1);
+    h.submit("twice", 3, 10);
+    h.submit("twice", 3, 10);
+    h.say(wire::Cancel{"nobody"});
+    const wire::StatusReply status = status_of(h);
+    CHECK(by_name(status.errors) ==
+          std::map<std::string, uint64_t>{{"malformed", 1},
+                                          {"unknown_model", 1},
+                                          {"prompt_too_long", 1},
+                                          {"duplicate_id", 1},
+                                          {"invalid_request", 1}});
+    const auto counters = by_name(status.counters);
+    CHECK(counters.at("rejected") == 4);
+    CHECK(counters.at("requests") == 4);
+    CHECK(counters.at("front_malformed") == 1);
+}
+
+TEST_CASE("a client that is gone is counted, and its request with its code") {
+    UpRouter h;
+    h.submit("r", 3, 10);
+    h.router->on_client_gone(kClient, h.now);
+    h.router->on_client_gone(kClient, h.now);
+    const wire::StatusReply status = status_of(h);
+    CHECK(by_name(status.counters).at("clients_gone") == 1);
+    CHECK(by_name(status.errors).at("cancelled") == 1);
+    CHECK(status.running == 0);
+}
+
+TEST_CASE("what the sockets and the workers counted is there, too") {
+    UpRouter h;
+    const wire::Bytes garbage{0xc1};
+    h.router->on_control("stranger", garbage, h.now);
+    h.answer_bytes({0xc1});
+    h.router->note_sockets({10, 20, 30, 4, 5, 6});
+    h.hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {{1, 0, 0, 0, true, true}},
+                                 {1, 2, 3, 4, 5, 6, 7, 8}});
+    const wire::StatusReply status = status_of(h);
+    const auto counters = by_name(status.counters);
+    CHECK(counters.at("front_malformed") == 10);
+    CHECK(counters.at("ctrl_malformed") == 21);
+    CHECK(counters.at("result_malformed") == 31);
+    CHECK(counters.at("backlog_drops") == 4);
+    CHECK(counters.at("backlog_messages_dropped") == 5);
+    CHECK(status.backlog_bytes == 6);
+    REQUIRE(status.workers.size() == 1);
+    const auto worker = by_name(status.workers[0].counters);
+    CHECK(worker.size() == 8);
+    CHECK(worker.at("frames_executed") == 1);
+    CHECK(worker.at("messages_malformed") == 8);
+}
