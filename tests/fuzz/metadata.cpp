@@ -19,10 +19,12 @@ std::vector<Bytes> seeds() {
 "residual_scale": 1.0, "logit_scale": 1.0, "attn_softcap": 0.0, "logit_softcap": 0.0, "bos_id": -1,
 "eos_id": 2, "add_bos": false, "stop_ids": [0, 2], "source": {"file": "tiny.gguf"},
 "partitions": [
-{"file": "partition_0.safetensors", "layer_first": 0, "layer_end": 1, "has_embedding": true, )" + file +
-R"(, {"file": "partition_1.safetensors", "layer_first": 1, "layer_end": 2, "has_embedding": false, )" +
-file + R"(], "head": {"file": "partition_head.safetensors", )" + file +
-R"(, "tokenizer": [{"file": "tokenizer/tokenizer.json", )" + file + "]}")};
+{"file": "partition_0.safetensors", "layer_first": 0, "layer_end": 1, "has_embedding": true,
+)" + file + R"(,
+{"file": "partition_1.safetensors", "layer_first": 1, "layer_end": 2, "has_embedding": false,
+)" + file + R"(],
+"head": {"file": "partition_head.safetensors", )" + file + R"(,
+"tokenizer": [{"file": "tokenizer/tokenizer.json", )" + file + "]}")};
 }
 
 namespace {

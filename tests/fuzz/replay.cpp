@@ -1,5 +1,5 @@
-// Runs a target over its seeds, over those that past findings left beside it, and over damaged copies
-// of both: the same ones in every run.
+// Runs a target over its seeds, over the files that are named, and over damaged copies of both: the
+// same ones in every run.
 //   fuzz_TARGET [--rounds N] [FILE...]     runs; the last line is "N passed, 0 failed"
 //   fuzz_TARGET --write DIR                writes the seeds there, for libFuzzer
 #include <fcntl.h>

@@ -1,6 +1,5 @@
 // A stage worker that hosts the sampler, over the hash model, between hostile routers and hostile
-// upstream peers: whatever they send in whatever order, it asserts nothing, sends only what decodes,
-// and its queue stays bounded.
+// upstream peers: it asserts nothing, sends only what decodes, and gets done with what it took.
 #include "chatloop/sampler/sampler.hpp"
 #include "chatloop/stage/stage_worker.hpp"
 #include "frames.hpp"
@@ -106,7 +105,8 @@ std::vector<Bytes> seeds() {
                              {1, wire::kRoleSampler, "result", test::kRouterA, false}}};
     ScriptWriter served;
     served.byte(6).byte(4).byte(1);
-    served.byte(0).block(control(test::kRouterA, wire::Welcome{test::kSelf, "r", 200, 4, "result"}));
+    const wire::Welcome welcome{test::kSelf, "r", 200, 4, "result"};
+    served.byte(0).block(control(test::kRouterA, welcome));
     served.byte(0).block(control(test::kRouterA, route)).byte(3 | 8).byte(1);
     served.byte(2).block(prompt_frame(1)).byte(5).byte(5).byte(2).block(prompt_frame(2)).byte(5);
     ScriptWriter fenced = served;
