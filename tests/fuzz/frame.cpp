@@ -1,4 +1,4 @@
-// Data frames, RESULTs and sample elements: decoding any bytes gives a message or an error, and what
+// Data frames, RESULTs and sample elements: any bytes decode to a message or an error, and what
 // is decoded encodes to what decodes to the same.
 #include <algorithm>
 
