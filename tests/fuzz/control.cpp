@@ -1,5 +1,5 @@
-// Control messages: any bytes decode to a message or an error, and a message encodes to what decodes
-// to the same.
+// Control messages: any bytes decode to a message or an error, and a message encodes to what
+// decodes to the same.
 #include "chatloop/core/assert.hpp"
 #include "target.hpp"
 #include "unit/wire/examples.hpp"

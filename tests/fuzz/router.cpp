@@ -57,7 +57,8 @@ ScriptWriter brought_up() {
                         {4, 16u << 20, 4, 16}});
     ScriptWriter script;
     script.byte(0).block(control(hello));
-    script.byte(0).block(control(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}, {}}));
+    const wire::WorkerHeartbeat ready{wire::WorkerState::kReady, 0, 0, 0, {}, {}};
+    script.byte(0).block(control(ready));
     script.byte(4).byte(10).byte(3 | 8).byte(1).byte(0).block(control(wire::Ready{1}));
     return script;
 }
