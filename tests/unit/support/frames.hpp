@@ -4,7 +4,7 @@
 
 #include <doctest/doctest.h>
 
-#include <cstring>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -24,7 +24,8 @@ inline FrameInHand frame_in_hand(const std::vector<wire::Item>& items, wire::DTy
     const auto rows = static_cast<uint32_t>(payload.size() / width);
     size_t at = 0;
     wire::Bytes bytes = wire::encode_frame(header, {}, items, dtype, rows, width, &at);
-    std::memcpy(bytes.data() + at, payload.data(), payload.size() * sizeof(uint32_t));
+    std::copy_n(reinterpret_cast<const uint8_t*>(payload.data()),
+                payload.size() * sizeof(uint32_t), bytes.data() + at);
     wire::seal_frame(bytes);
     FrameInHand in_hand;
     in_hand.bytes = Message(std::move(bytes));
