@@ -193,6 +193,7 @@ private:
 int check_router(const Options& options, const ModelSpec& spec) {
     for (const std::string& endpoint : {options.ctrl, options.front, options.result})
         value_or_die(kActor, check_endpoint(endpoint, EndpointUse::kBind));
+    value_or_die(kActor, check_connectable(options.result));
     std::printf("%s: all is well: %s for %s, front at %s\n", kActor, options.name.c_str(),
                 spec.model_name.c_str(), options.front.c_str());
     return kDrained;
