@@ -10,7 +10,7 @@ namespace {
 
 constexpr TimeUs kHelloIntervalUs = 100 * kMillisecondUs;
 constexpr size_t kRoutersRemembered = 64;  // restarts of one router
-constexpr TimeUs kHeartbeatsMissed = 3;     // of a router whose interval is long, until it is silent
+constexpr TimeUs kHeartbeatsMissed = 3;    // until a router with a long interval is silent
 
 }  // namespace
 
