@@ -56,13 +56,16 @@ void die_with_parent() {
     if (getppid() != parent) std::exit(kInternal);  // it died before we asked
 }
 
+Status check_connectable(const std::string& endpoint) {
+    if (!endpoint.starts_with("tcp://0.0.0.0:") && !endpoint.starts_with("tcp://*:")) return Ok{};
+    return Error{ErrorCode::kInvalidRequest,
+                 endpoint + " is no address that peers can connect to; bind the address of this "
+                            "host that they reach"};
+}
+
 std::string connectable(const std::string& actor, const Socket& socket) {
-    const std::string endpoint = socket.last_endpoint();
-    if (endpoint.starts_with("tcp://0.0.0.0:"))
-        die(actor, {ErrorCode::kInvalidRequest,
-                    endpoint + " is no address that peers can connect to; bind the address of "
-                               "this host that they reach"});
-    return endpoint;
+    value_or_die(actor, check_connectable(socket.last_endpoint()));
+    return socket.last_endpoint();
 }
 
 }  // namespace chatloop::actors

@@ -48,8 +48,9 @@ private:
 // Ends with the parent, so that a supervisor that is killed leaves no orphan.
 void die_with_parent();
 
-// The endpoint that peers are told to connect to; ends the process if it was bound to every
-// address.
+// kInvalidRequest for an endpoint that stands for every address of the host: peers are told it.
+Status check_connectable(const std::string& endpoint);
+// The endpoint that peers are told to connect to; ends the process if it is none.
 std::string connectable(const std::string& actor, const Socket& socket);
 
 }  // namespace chatloop::actors

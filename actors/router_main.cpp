@@ -102,12 +102,14 @@ public:
         if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
     }
     void send_client(const std::string& peer, std::vector<uint8_t> bytes) override {
-        spoke_at_ = monotonic_now();
-        egress_.send(peer, Message(std::move(bytes)), spoke_at_);
+        const TimeUs now = monotonic_now();
+        if (!router_->finished()) spoke_at_ = now;  // a PONG after that is no last word
+        egress_.send(peer, Message(std::move(bytes)), now);
     }
 
     // LoopHandler.
     void on_tick(TimeUs now) override {
+        if (egress_.bytes() > 0) spoke_at_ = now;
         egress_.on_timer(now);
         for (const std::string& peer : egress_.take_gone()) router_->on_client_gone(peer, now);
         for (const std::string& peer : std::exchange(workers_gone_, {}))
@@ -115,26 +117,27 @@ public:
         note_sockets();
         router_->on_tick(now);
         ticked_at_ = now;
-        if (router_->finished() && farewell_until_ == kNever)
-            farewell_until_ = spoke_at_ + kFarewellUs;
         loop_.take_loop_gap();
     }
     TimeUs next_timer() const override {
         if (egress_.has_gone() || !workers_gone_.empty()) return 0;
-        return std::min({router_->next_timer(), egress_.next_timer(), farewell_until_});
+        return std::min({router_->next_timer(), egress_.next_timer(), leaves_at()});
     }
     bool has_work() const override { return router_->has_work(); }
     void run_unit(TimeUs now) override { router_->run_unit(now); }
-    // A connection that is closed while its client speaks (a PING) is reset, and what the client
-    // has not read yet is lost: so clients get a moment to take what was said last, and those that
-    // read slowly the rest of the drain's time.
     bool finished() const override {
-        if (!router_->finished()) return false;
-        const bool taken = egress_.bytes() == 0 || ticked_at_ >= leave_at_;
-        return at_once_ || (taken && ticked_at_ >= farewell_until_);
+        return ticked_at_ >= leaves_at() || (at_once_ && router_->finished());
     }
 
 private:
+    // A connection that is closed while its client speaks (a PING) is reset, and what the client
+    // has not read yet is lost: so clients get a moment to take what was said last, and those that
+    // read slowly the rest of the drain's time before it. kNever until the router has finished.
+    TimeUs leaves_at() const {
+        if (!router_->finished()) return kNever;
+        return (egress_.bytes() == 0 ? spoke_at_ : drain_until_) + kFarewellUs;
+    }
+
     void wire() {
         loop_.add_socket(ctrl_, Priority::kControl, [this](TimeUs now, Envelope envelope) {
             router_->on_control(envelope.peer, envelope.message.bytes(), now);
@@ -166,8 +169,8 @@ private:
 
     void on_link_change(LinkId id, bool up, TimeUs now) override { router_->on_link(id, up, now); }
     void on_terminate(TimeUs now) override {
-        at_once_ = leave_at_ != kNever;  // a second one
-        leave_at_ = now + drain_timeout_us_;
+        at_once_ = drain_until_ != kNever;  // a second one
+        drain_until_ = now + drain_timeout_us_;
         router_->drain(now);
     }
 
@@ -180,9 +183,8 @@ private:
     }};
     std::set<std::string> workers_gone_;
     TimeUs drain_timeout_us_ = 0;
-    TimeUs leave_at_ = kNever;
-    TimeUs farewell_until_ = kNever;
-    TimeUs spoke_at_ = -kFarewellUs;
+    TimeUs drain_until_ = kNever;
+    TimeUs spoke_at_ = -kFarewellUs;  // what was said of a request last left the egress
     TimeUs ticked_at_ = 0;
     bool at_once_ = false;
 };
@@ -191,6 +193,7 @@ private:
 int check_router(const Options& options, const ModelSpec& spec) {
     for (const std::string& endpoint : {options.ctrl, options.front, options.result})
         value_or_die(kActor, check_endpoint(endpoint, EndpointUse::kBind));
+    value_or_die(kActor, check_connectable(options.result));
     std::printf("%s: all is well: %s for %s, front at %s\n", kActor, options.name.c_str(),
                 spec.model_name.c_str(), options.front.c_str());
     return kDrained;

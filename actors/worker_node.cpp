@@ -203,6 +203,7 @@ int WorkerNode::run() {
 int check_worker(const std::string& actor, const WorkerOptions& options) {
     const WorkerModel model = value_or_die(actor, open_model(options));
     value_or_die(actor, check_endpoint(options.listen, EndpointUse::kBind));
+    value_or_die(actor, check_connectable(options.listen));
     for (const std::string& router : options.routers)
         value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
     std::string layers;

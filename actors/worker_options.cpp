@@ -1,7 +1,7 @@
 // From settings to a worker's options, and to its layers.
 #include <algorithm>
 #include <cctype>
-#include <cstdio>
+#include <charconv>
 #include <filesystem>
 
 #include "worker_node.hpp"
@@ -45,15 +45,20 @@ Status read_model(const Settings& settings, WorkerOptions& options) {
                    "lies outside of model.path, " + options.model + ": give one of the two");
 }
 
+bool parse_layers(const std::string& text, WorkerOptions& options) {
+    const char* const end = text.data() + text.size();
+    const auto first = std::from_chars(text.data(), end, options.layer_first);
+    if (first.ec != std::errc() || first.ptr == end || *first.ptr != ':') return false;
+    const auto last = std::from_chars(first.ptr + 1, end, options.layer_end);
+    return last.ec == std::errc() && last.ptr == end;
+}
+
 Status read_layers(const Settings& settings, const std::string& layers, WorkerOptions& options) {
     constexpr const char* kStart = "worker.layer_group.start_layer";
     constexpr const char* kEnd = "worker.layer_group.end_layer";
     if (!layers.empty()) {
-        char rest = 0;
-        const int read = std::sscanf(layers.c_str(), "%d:%d%c", &options.layer_first,
-                                     &options.layer_end, &rest);
         options.layers_origin = "--layers";
-        if (read == 2) return Ok{};
+        if (parse_layers(layers, options)) return Ok{};
         return refused("--layers", "'" + layers.substr(0, kWorkerNameBytesMax) +
                                        "' is not FIRST:END");
     }

@@ -91,6 +91,12 @@ Status check(const RawSetting& raw) {
         return Error{ErrorCode::kInvalidRequest, with_key(raw.origin, raw.setting->path) + ": '" +
                                                      shortened(text) + "' is not " + wanted};
     }
+    for (size_t i = 1; i < raw.texts.size(); ++i) {
+        const auto end = raw.texts.begin() + static_cast<std::ptrdiff_t>(i);
+        if (std::find(raw.texts.begin(), end, *end) == end) continue;
+        return Error{ErrorCode::kInvalidRequest, with_key(raw.origin, raw.setting->path) + ": '" +
+                                                     shortened(*end) + "' is given twice"};
+    }
     if (raw.texts.size() > kRoutersMax)
         return Error{ErrorCode::kInvalidRequest, raw.origin + ": too many values"};
     return Ok{};

@@ -145,16 +145,18 @@ void PageToucher::add(std::string name, const uint8_t* data, uint64_t bytes, Dty
 }
 
 Result<bool> PageToucher::touch(uint64_t bytes) {
-    // A multiple of the page, so that the next slice starts on the same grid.
-    uint64_t left = std::max(bytes / kPageBytes, uint64_t{1}) * kPageBytes;
+    uint64_t left = std::max(bytes, uint64_t{1});
     while (!done() && left > 0) {
         const Range& range = ranges_[next_];
-        const uint64_t count = std::min(left, range.bytes - offset_);
+        // In whole pages of the range, so that no slice ends amid a float.
+        const uint64_t rest = range.bytes - offset_;
+        const uint64_t pages = (std::min(left, rest) + kPageBytes - 1) / kPageBytes;
+        const uint64_t count = std::min(pages * kPageBytes, rest);
         if (!read_and_check(range.data + offset_, count, range.dtype)) {
             return bad_file(range.name, "has a value that is not finite: damaged or badly "
                                         "converted; copy the file again, or split again");
         }
-        left -= count;
+        left -= std::min(left, count);
         offset_ += count;
         bytes_touched_ += count;
         if (offset_ == range.bytes) {

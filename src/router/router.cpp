@@ -132,7 +132,7 @@ void Router::on_tick(TimeUs now) {
 }
 
 TimeUs Router::next_timer() const {
-    TimeUs next = std::min(cluster_.next_timer(), drain_until_);
+    TimeUs next = std::min(cluster_.next_timer(), finished_ ? kNever : drain_until_);
     for (const auto& [generation, lane] : lanes_)
         if (!lane.in_flight.empty() && config_.result_timeout_us != kNever)
             next = std::min(next, lane.in_flight.front().sent_at + config_.result_timeout_us);

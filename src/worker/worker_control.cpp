@@ -10,6 +10,7 @@ namespace {
 
 constexpr TimeUs kHelloIntervalUs = 100 * kMillisecondUs;
 constexpr size_t kRoutersRemembered = 64;  // restarts of one router
+constexpr TimeUs kHeartbeatsMissed = 3;    // until a router with a long interval is silent
 
 }  // namespace
 
@@ -191,7 +192,10 @@ void Worker::on_tick(TimeUs now) {
             }
             continue;
         }
-        if (now - session.heard_at > config_.router_silence_us) {
+        const TimeUs interval_us = session.welcome.heartbeat_interval_ms * kMillisecondUs;
+        const TimeUs silence_us =
+            std::max(config_.router_silence_us, kHeartbeatsMissed * interval_us);
+        if (now - session.heard_at > silence_us) {
             forget_router(session, now);
             continue;
         }

@@ -20,6 +20,15 @@ uint32_t budget_left(uint32_t budget_ms, TimeUs spent_us) {
     return static_cast<uint32_t>(std::max<TimeUs>(left, 1));
 }
 
+// Whether what this hop sends on, rows of the model's width, is a frame that may be sent.
+bool fits_next_hop(const wire::DataFrame& frame, size_t bytes, uint32_t width) {
+    constexpr size_t kGrowthBytes = 64;  // this hop's timing, and longer lengths
+    size_t rows = 0;
+    for (const wire::Item& item : frame.items) rows += item.rows;
+    const size_t others = bytes - frame.payload.size() + kGrowthBytes;
+    return others + rows * width * sizeof(float) <= kFrameBytesMax;
+}
+
 }  // namespace
 
 void Worker::on_data(Message bytes, TimeUs now) { accept(std::move(bytes), next_arrival_++, now); }
@@ -61,7 +70,9 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
         return refuse(*session, *header, hop->accepted + 1,
                       error->body_crc ? wire::GapReason::kBodyCrc : wire::GapReason::kMalformed);
     }
-    if (session->queue.size() >= 2 * config_.hello.share.frames)
+    const bool fits = fits_next_hop(std::get<wire::DataFrame>(decoded), bytes.size(),
+                                    config_.hello.width);
+    if (!fits || session->queue.size() >= 2 * config_.hello.share.frames)
         return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kMalformed);
     ++hop->accepted;
     FrameInHand in_hand;

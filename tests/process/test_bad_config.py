@@ -140,6 +140,29 @@ def test_an_address_that_is_none(refused, tiny_model):
                                    "--front", "tcp://host.local:7101")
 
 
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:7999", "tcp://*:7999"])
+def test_an_address_that_peers_cannot_connect_to(refused, tiny_model, address):
+    """--check refuses what a start would refuse."""
+    assert "is no address that peers" in refused("stage", stage_yaml(tiny_model), "--listen",
+                                                 address)
+    assert "is no address that peers" in refused("router", f"model: {{path: {tiny_model}}}",
+                                                 "--result", address)
+
+
+def test_a_router_that_is_named_twice(refused, tiny_model):
+    text = stage_yaml(tiny_model).replace(f"'{NOBODY}'", f"'{NOBODY}', '{NOBODY}'")
+    said = refused("stage", text)
+    assert "stage.yaml:3: bus.routers: " in said and "is given twice" in said
+    again = ["--router", NOBODY, "--router", "tcp://127.0.0.1:2", "--router", NOBODY]
+    assert "--router: " in refused("stage", stage_yaml(tiny_model), *again)
+
+
+@pytest.mark.parametrize("layers", ["4294967296:2", "0:4294967298", "0:", ":2", "0:2x", "0,2"])
+def test_layers_that_are_no_range(refused, tiny_model, layers):
+    text = stage_yaml(tiny_model).replace(", partition: 0", "")
+    assert "--layers" in refused("stage", text, "--layers", layers)
+
+
 def test_check_says_that_all_is_well_and_starts_nothing(check, tiny_model):
     for role, text in [("stage", stage_yaml(tiny_model)),
                        ("router", f"model: {{path: {tiny_model}}}\n"),

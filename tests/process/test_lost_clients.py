@@ -15,7 +15,7 @@ import pytest
 from chatloop import Client, protocol
 from cluster import Cluster, wait_until
 from counts import counts, rising
-from process_info import memory_kib, reset_peak
+from process_info import cpu_s, memory_kib, reset_peak
 from raw_socket import RawSocket
 
 PYTHON = Path(__file__).resolve().parents[2] / "python"
@@ -128,6 +128,34 @@ def test_one_that_reads_at_the_end_only(tiny_cluster, witness, requests, pause_s
     assert all(found == expected.token_ids for found in tokens.values())
     assert witness.status()["backlog_bytes"] == 0
     assert counts(witness)["backlog_messages_dropped"] == dropped
+
+
+def test_a_router_that_drains_sleeps_until_a_slow_one_has_read(build, tiny_model, tmp_path):
+    with Cluster(build, tiny_model, tmp_path) as cluster:
+        watch = cluster.client()
+        ids = [str(number) * 128 for number in range(3)]
+        with RawSocket(cluster.endpoints["front"], receive_max=1) as slow:
+            for request_id in ids:
+                slow.send(submit(request_id))
+            wait_running(watch, len(ids))
+            while watch.status()["running"] > 0:
+                slow.send(PING)
+                time.sleep(0.05)
+            assert watch.status()["backlog_bytes"] > 0
+            router = cluster.processes["router"]
+            router.terminate()
+            wait_until(lambda: "draining: 0 requests to finish" in router.messages(), 10, "drains")
+            time.sleep(1.0)  # longer than the farewell to those that read
+            before = cpu_s(router.pid)
+            time.sleep(2.0)
+            assert cpu_s(router.pid) - before < 0.4  # one that does not sleep takes most of 2 s
+            assert router.exit_code is None
+            ended = 0
+            while ended < len(ids):
+                ended += slow.receive()[1] == protocol.DONE
+        assert router.wait(10) == 0
+        del cluster.processes["router"]
+        cluster.stop()
 
 
 def flood(peer: RawSocket, count: int) -> None:

@@ -236,6 +236,21 @@ TEST_CASE("a float that is not finite is refused in every tensor, by its name") 
     }
 }
 
+TEST_CASE("floats are read on their own grid, wherever the slice before them ended") {
+    const std::vector<uint16_t> halves(2047);  // an odd number, so that a slice ends amid a float
+    const std::vector<uint32_t> floats(3000, 0x00007f80);  // finite, but its halves are not
+    const auto* half_bytes = reinterpret_cast<const uint8_t*>(halves.data());
+    const auto* float_bytes = reinterpret_cast<const uint8_t*>(floats.data());
+    PageToucher pages;
+    pages.add("halves", half_bytes, halves.size() * sizeof(uint16_t), Dtype::kF16);
+    pages.add("floats", float_bytes, floats.size() * sizeof(uint32_t), Dtype::kF32);
+    while (!pages.done()) {
+        const Result<bool> touched = pages.touch(4096);
+        REQUIRE_MESSAGE(touched.ok(), (touched.ok() ? "" : touched.error().message));
+    }
+    CHECK(pages.bytes_touched() == pages.bytes_total());
+}
+
 TEST_CASE("a byte that changed since the split is refused") {
     const TempDir dir;
     write_tiny(dir, {3});

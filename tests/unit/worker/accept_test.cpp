@@ -147,6 +147,35 @@ TEST_CASE("a frame for another process or of another router is dropped and count
     CHECK(h.outbox.controls<wire::Gap>().empty());
 }
 
+TEST_CASE("a frame that would be too large for the next hop is refused as malformed") {
+    // As large as a frame may be: this hop's timing has no room.
+    const wire::FrameHeader header{wire::kFrameData, kRouterA, 1, 1, 0, kSelf, 0};
+    std::vector<wire::Item> items(16);
+    const std::string sample(kSampleBytesMax, '\0');
+    for (size_t i = 0; i < items.size(); ++i) {
+        items[i].slot = static_cast<Slot>(i);
+        items[i].admission = i + 1;
+        items[i].rows = 1;
+        items[i].outputs = {0};
+        items[i].sample = i == 0 ? sample.substr(0, kSampleBytesMax - 600) : sample;
+    }
+    size_t at = 0;
+    const auto rows = static_cast<uint32_t>(items.size());
+    wire::Bytes bytes = wire::encode_frame(header, {}, items, wire::DType::kF32, rows, 1, &at);
+    wire::seal_frame(bytes);
+    items[0].sample = sample.substr(0, items[0].sample.size() + kFrameBytesMax - bytes.size());
+    bytes = wire::encode_frame(header, {}, items, wire::DType::kF32, rows, 1, &at);
+    wire::seal_frame(bytes);
+    REQUIRE(bytes.size() == kFrameBytesMax);
+
+    InstalledStage h;
+    h.raw(bytes);
+    h.run();
+    CHECK(h.counters().frames_executed == 0);
+    REQUIRE(h.outbox.controls<wire::Gap>().size() == 1);
+    CHECK(h.outbox.controls<wire::Gap>()[0].reason == wire::GapReason::kMalformed);
+}
+
 TEST_CASE("more frames than the share pays for are refused, not queued without bound") {
     InstalledStage h;
     for (FrameNumber number = 1; number <= 100; ++number) h.data({.number = number});

@@ -125,6 +125,24 @@ TEST_CASE("a router that is silent for 10 s is forgotten") {
     CHECK(h.counters().frames_executed == 1);
 }
 
+TEST_CASE("a router whose heartbeats come rarely is silent only when it has missed some") {
+    WorkerHarness h;
+    h.worker->set_ready(h.now);
+    h.worker->on_tick(h.now);
+    h.hear(kRouterA, wire::Welcome{kSelf, "r", 15'000, 2, "result"});
+    h.install();
+    for (int beat = 0; beat < 2; ++beat) {
+        h.data({.number = static_cast<FrameNumber>(beat + 1)});
+        h.now += 15 * kSecondUs - 1;
+        h.worker->on_tick(h.now);
+        CHECK(h.worker->has_work());
+        h.hear(kRouterA, wire::RouterHeartbeat{0, 0, {1}});
+    }
+    h.now += 45 * kSecondUs + 1;
+    h.worker->on_tick(h.now);
+    CHECK_FALSE(h.worker->has_work());
+}
+
 TEST_CASE("control bytes that are no message are counted and no sign of life") {
     InstalledStage h;
     h.now += 9 * kSecondUs;
