@@ -62,7 +62,7 @@ struct HeadModel {
     std::unique_ptr<Head> head;
 };
 
-// Opens without touching pages; `blocks` 0 means as many as fit into kv_cache_mb.
+// Opens without touching pages.
 Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
                               int32_t layer_first, int32_t layer_end, uint64_t kv_cache_mb);
 Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec);

@@ -236,7 +236,7 @@ int Cpud::run() {
         const bool next_may_start = options_.concurrent || submitted == ended_;
         if (submitted < answers_.size() && next_may_start) submit(submitted++);
         cluster_->tick(monotonic_now());
-        // Deliveries come first, then the oldest work: nothing waits, so nothing blocks.
+        // Deliveries come first, then text, then the first stage's work: nothing waits or blocks.
         for (int i = 0; i < 16 && cluster_->step(oldest, monotonic_now); ++i) {
         }
         for (; printed < answers_.size() && answers_[printed].ended; ++printed) {

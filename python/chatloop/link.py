@@ -20,8 +20,8 @@ _OPTIONS = (
     (zmq.LINGER, 0),  # closing never waits for a router that is not there
     (zmq.IMMEDIATE, 1),  # no queue to nobody: a send without a router fails at once
     (zmq.SNDHWM, 1000),
-    # What may wait for a caller that pauses. Above it TCP's window closes, and 10 s later the
-    # router takes the client for gone.
+    # What may wait for a caller that pauses. Above it TCP's window closes, and the rest waits at
+    # the router, within its bounds (docs/protocol.md).
     (zmq.RCVHWM, 65536),
     (zmq.RECONNECT_IVL, 200),
     (zmq.RECONNECT_IVL_MAX, 2000),  # several attempts within the silence that is borne

@@ -42,7 +42,7 @@ constexpr std::array kSettings = {
     integer("model.partition", "--partition", kStageRole, 0, 4095, "",
             "the layers of this partition of the model directory"),
     on_off("model.allow_paging", "--allow-paging", kWorkerRoles, "false",
-           "start although weights and cache exceed the free memory"),
+           "start although the weights do not fit into memory"),
 
     text("router.router_id", "--name", kRouterRole, "router-0", "this router's name"),
     text("worker.worker_id", "--name", kWorkerRoles, "", "unique among the workers"),

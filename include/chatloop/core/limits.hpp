@@ -55,7 +55,7 @@ inline constexpr size_t kMappedFilesMax = 256;          // in one process
 inline constexpr size_t kLoadBytes = 8u << 20;          // read or hashed between two polls
 
 // The loop (docs/flow.md).
-inline constexpr int kDrainControlMax = 64;             // messages per turn
+inline constexpr int kDrainControlMax = 64;             // messages of one socket per turn
 inline constexpr int kDrainDataMax = 32;
 inline constexpr size_t kDrainBytesMax = 8u << 20;      // of one socket per turn
 inline constexpr int64_t kUnitTargetUs = 25'000;        // one unit of work between two polls

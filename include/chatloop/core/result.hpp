@@ -15,7 +15,7 @@ namespace chatloop {
 // One enum for the whole project. The names are part of the client protocol (docs/protocol.md).
 enum class ErrorCode : uint8_t {
     kInvalidRequest,   // a field is missing, of the wrong type or out of range
-    kPromptTooLong,    // prompt + max_tokens can never fit the context or the KV pool
+    kPromptTooLong,    // prompt and one token can never fit the context or the KV pool
     kNotUtf8,          // text that is not UTF-8
     kUnknownModel,     // the request names another model than the one served
     kDuplicateId,      // a request of that id is already running for this client
@@ -24,12 +24,12 @@ enum class ErrorCode : uint8_t {
     kWorkerLost,       // a worker of the route died or restarted
     kNonFinite,        // the model produced a logit that is not finite
     kDraining,         // the router is shutting down
-    kCancelled,        // the client asked for it, or went away
+    kCancelled,        // the client is silent, gone, or does not read
     kFingerprint,      // a resumed request was computed under another numerics fingerprint
     kMalformed,        // bytes that are not a message of the protocol
     kBadFile,          // a model or configuration file that cannot be used
     kUnsupported,      // a CPU, format or option that this build does not serve
-    kPortInUse,        // an endpoint that cannot be bound
+    kPortInUse,        // an endpoint that another process has
     kInternal,         // a bug that was contained
 };
 

@@ -53,7 +53,8 @@ public:
     TimeUs next_timer() const;
 
     // Things that can happen now: a delivery, or one unit of an actor's work. `choose(n)` picks one
-    // of n (0 is what waits longest). False when there is nothing. `clock` is read around a unit.
+    // of n: deliveries first, what waits longest at 0. False when there is nothing. `clock` is read
+    // around a unit.
     bool step(const std::function<size_t(size_t)>& choose, const std::function<TimeUs()>& clock);
 
 private:

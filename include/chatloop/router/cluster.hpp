@@ -36,7 +36,7 @@ struct ClusterConfig {
     uint32_t width = 0;
     uint32_t vocab = 0;
     uint32_t heartbeat_interval_ms = 200;
-    uint32_t failure_threshold = 25;  // intervals of silence until a worker is dead (docs/flow.md)
+    uint32_t failure_threshold = 25;  // intervals of silence until a worker is dead
     TimeUs install_timeout_us = 10 * kSecondUs;
 };
 

@@ -45,15 +45,15 @@ struct RouterConfig {
 
 struct RouterCounters {
     uint64_t requests = 0;
-    uint64_t rejected = 0;           // answered with an ERROR before they ran
+    uint64_t rejected = 0;           // not readable, or answered with ERROR before ACCEPTED
     uint64_t front_malformed = 0;    // bytes that are no message
     uint64_t result_malformed = 0;   // bytes that are no header of a RESULT
     uint64_t clients_gone = 0;       // with running requests: silent, unreachable or not reading
     uint64_t frames_sent = 0;
     uint64_t results = 0;
-    uint64_t results_stale = 0;      // of another generation or a number below the next
+    uint64_t results_stale = 0;      // of another generation, or a number that was answered
     uint64_t results_bad = 0;        // body or content
-    uint64_t results_uncommitted = 0;  // of an ended or re-placed sequence, or another index
+    uint64_t results_uncommitted = 0;  // of an ended sequence
     uint64_t tokens_committed = 0;
     uint64_t routes_up = 0;
     uint64_t routes_down = 0;
