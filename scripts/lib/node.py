@@ -40,7 +40,7 @@ def check(programs, shown):
 
 
 def says_when_up(args, role):
-    """False when its log level hides the line."""
+    """False when its log level hides the line: then it counts as up as long as it runs."""
     file = config_file(args, role).read_text()
     level = re.search(r"^[^#]*\blog_level:\s*[\"']?(\w+)", file, re.MULTILINE)
     return os.environ.get(LEVEL_VARIABLE, level[1] if level else "") not in ("warn", "error")
@@ -83,10 +83,12 @@ def launch(args):
         supervise.become(args.run, programs)
     with supervise.starting(args.run, programs):
         missing = wait_until_up(args)
-    for info in supervise.rpc(args.run).getAllProcessInfo():
-        name = info["name"]
-        state = "not up yet" if name in missing else UP[actor_of(name)]
-        print(f"{name:12} {state:10} pid {info['pid']:<8} {supervise.log_path(args.run, name)}")
+    pids = {info["name"]: info["pid"] for info in supervise.rpc(args.run).getAllProcessInfo()}
+    for role in args.roles:
+        state = UP[actor_of(role)] if says_when_up(args, role) else "started"
+        if role in missing:
+            state = "not up yet"
+        print(f"{role:12} {state:10} pid {pids[role]:<8} {supervise.log_path(args.run, role)}")
     if missing:
         raise LaunchError(
             f"not up after {args.wait:g} s: {', '.join(missing)}",
