@@ -1,4 +1,4 @@
-"""The quickstart's cluster on this machine: a router, a stage per partition, the sampler in the last.
+"""The quickstart's cluster on this machine: a router, a stage per partition, the last samples.
 
     cluster.py --build DIR --model DIR --run DIR    starts under supervisord, waits until ready
 

@@ -24,10 +24,13 @@ CONFIGS = ROOT / "configs"
 FOLDERS = {"one-host": 1, "two-stages": 2, "four-stages": 4, "replicas": 2}  # partitions
 SHORT = {"token_ids": [5, 6, 7], "ignore_eos": True, "max_tokens": 64, "logprobs": 2,
          "temperature": 0.8, "seed": 1}
+RUNNING = {**SHORT, "max_tokens": 1500}
 LONG = {"token_ids": [2, 3, 4], "ignore_eos": True, "max_tokens": 8000, "seed": 2}
 BACK_S = 60.0
 LOST_S = 30.0  # 5 s of silence, or TCP's 3
 ADDRESSES = {"router": "192.0.2.1", "stage-0": "192.0.2.2", "stage-1": "192.0.2.3"}
+REPLICAS = {"router": "192.0.2.1", "stage-0a": "192.0.2.2", "stage-0b": "192.0.2.3",
+            "stage-1a": "192.0.2.4", "stage-1b": "192.0.2.5"}
 
 
 @pytest.fixture(scope="module")
@@ -120,46 +123,53 @@ def test_a_stage_that_refuses_its_files_is_not_restarted(one_node, right):
     assert node.log("stage-0").splitlines()[-1].startswith("chatloop-stage: ")
 
 
-def test_a_killed_supervisord_leaves_nobody_behind(one_node):
+def test_a_killed_supervisord_leaves_nobody_behind(adopts_orphans, one_node):
     """Its children finish what runs, and end by themselves."""
     node, _, asker = one_node
     pids = [node.pid(role) for role in ("router", "stage-0")]
     asker.begin(LONG)
-    os.kill(node.supervisor_pid(), signal.SIGKILL)
+    supervisor = node.supervisor_pid()
+    os.kill(supervisor, signal.SIGKILL)
+    os.waitpid(supervisor, 0)
     assert len(asker.end()["token_ids"]) == LONG["max_tokens"]
     wait_until(lambda: not any(map(is_running, pids)), BACK_S, "all have ended")
-    assert "drained" in node.log("router") and "drained" in node.log("stage-0")
+    for pid in pids:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 # ---- three nodes in network namespaces ----
 
 
 @pytest.fixture
-def three_nodes(build, tiny, tmp_path):
-    """configs/two-stages, unchanged: {role: its node}, the network, and one who asks at the
-    router's."""
+def nodes(build, tiny, tmp_path):
+    """(folder of configs/, {role: address of its node}) -> {role: its node}, the network, and one
+    who asks at the router's. The files are used unchanged."""
     skip_without_namespaces()
-    with Network(list(ADDRESSES.values())) as network:
-        nodes = {role: Node(tmp_path / role, network.within(address))
-                 for role, address in ADDRESSES.items()}
-        with stopped_at_the_end(*nodes.values()):
-            for role, node in nodes.items():
-                node.launch(CONFIGS / "two-stages", role, build=build, model=tiny[2])
-            front = f"tcp://{ADDRESSES['router']}:7101"
-            with Asker(front, network.within(ADDRESSES["router"])) as asker:
-                yield nodes, network, asker
+    with contextlib.ExitStack() as stack:
+        def launch(folder: str, addresses: dict[str, str]):
+            network = stack.enter_context(Network(list(addresses.values())))
+            made = {role: Node(tmp_path / role, network.within(address))
+                    for role, address in addresses.items()}
+            stack.enter_context(stopped_at_the_end(*made.values()))
+            for role, node in made.items():
+                node.launch(CONFIGS / folder, role, build=build, model=tiny[FOLDERS[folder]])
+            router = addresses["router"]
+            asker = Asker(f"tcp://{router}:7101", network.within(router))
+            return made, network, stack.enter_context(asker)
+
+        yield launch
 
 
-def test_three_nodes(three_nodes, right):
-    nodes, network, asker = three_nodes
+def test_three_nodes(nodes, right):
+    made, network, asker = nodes("two-stages", ADDRESSES)
     assert asker.ask(SHORT) == right
 
-    first = nodes["stage-0"].pid("stage-0")
+    first = made["stage-0"].pid("stage-0")
     os.kill(first, signal.SIGKILL)
-    wait_for_another(nodes["stage-0"], "stage-0", first, BACK_S)
+    wait_for_another(made["stage-0"], "stage-0", first, BACK_S)
     assert asker.ask(SHORT) == right
 
-    pids = {role: node.pid(role) for role, node in nodes.items()}
+    pids = {role: node.pid(role) for role, node in made.items()}
     for role in ("stage-0", "stage-1"):
         asker.begin(LONG)
         began = time.monotonic()
@@ -168,7 +178,25 @@ def test_three_nodes(three_nodes, right):
         assert time.monotonic() - began < LOST_S
         network.link(ADDRESSES[role], "up")
         assert asker.ask(SHORT) == right
-    assert pids == {role: node.pid(role) for role, node in nodes.items()}  # nobody was restarted
+    assert pids == {role: node.pid(role) for role, node in made.items()}  # nobody was restarted
 
-    for role, node in nodes.items():
+    for role, node in made.items():
+        node.stops_clean(role)
+
+
+def test_a_rolling_upgrade(nodes, right):
+    """Every worker of two replicas is restarted amid answers, and none of them fails."""
+    made, _, asker = nodes("replicas", REPLICAS)
+    expected = asker.ask(RUNNING)
+    for role in list(REPLICAS)[1:]:
+        first = made[role].pid(role)
+        asker.begin(RUNNING)
+        made[role].restart(role)
+        assert asker.end() == expected
+        assert asker.ask(SHORT) == right
+        assert made[role].pid(role) not in (0, first)
+        wait_until(lambda r=role: "ready" in made[r].log(r).rpartition("listens at")[2], BACK_S,
+                   f"{role} is ready")
+        assert "exit status 0" in made[role].log("supervisord")
+    for role, node in made.items():
         node.stops_clean(role)

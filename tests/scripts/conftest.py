@@ -27,7 +27,7 @@ FAKE_STAGE = "#!{python}\nimport signal\nsignal.pause()\n"
 
 
 class LocalCluster:
-    """cluster.py and supervise.py on a run folder of its own, and ports that were free a moment ago."""
+    """A run folder of its own, and ports that were free a moment ago."""
 
     def __init__(self, folder, partitions):
         self.build, self.model, self.run_dir = (folder / n for n in ("build", "model", "run"))
@@ -45,12 +45,11 @@ class LocalCluster:
         path.chmod(0o755)
 
     def run(self, verb):
+        script, *words = ["supervise.py", verb]
         if verb == "start":
-            command = ["cluster.py", "--build", self.build, "--model", self.model,
-                       "--port-base", str(self.port_base)]
-        else:
-            command = ["supervise.py", verb]
-        command = [sys.executable, SCRIPTS / "lib" / command[0], *command[1:], "--run", self.run_dir]
+            script, *words = ["cluster.py", "--build", self.build, "--model", self.model,
+                              "--port-base", str(self.port_base)]
+        command = [sys.executable, SCRIPTS / "lib" / script, *words, "--run", self.run_dir]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     def line(self, name):

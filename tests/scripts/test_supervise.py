@@ -1,4 +1,4 @@
-"""What supervisord is told, and that it does so: restarts, ends that are not restarted, the end of all."""
+"""What supervisord is told, and that it does so."""
 
 import configparser
 import os
