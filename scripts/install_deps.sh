@@ -12,6 +12,7 @@ packages=(
     doctest-dev
     g++
     git
+    iproute2
     libcli11-dev
     libisal-dev
     libspdlog-dev

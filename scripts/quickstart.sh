@@ -36,13 +36,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 started=${EPOCHREALTIME/[.,]/}
 readonly run=$repo/run
 
-cluster() { "$(venv_dir)/bin/python" scripts/lib/cluster.py "$@"; }
+python() { "$(venv_dir)/bin/python" "$@"; }
+stop_cluster() { python scripts/lib/supervise.py stop --run "$run"; }
 replace_kept_cluster() {  # --keep twice: the second takes the place of the first
-    if ((keep)); then cluster stop --run "$run"; fi
-    cluster start --build "$build" --model "$(split_dir "$gguf" "$partitions")" --run "$run"
+    if ((keep)); then stop_cluster; fi
+    python scripts/lib/cluster.py --build "$build" --model "$(split_dir "$gguf" "$partitions")" --run "$run"
 }
 stop_on_failure() {
-    cluster stop --run "$run" || true
+    stop_cluster || true
     remove_step_log
 }
 
@@ -58,7 +59,7 @@ step "router and $partitions stage processes" 'The lines above name the cause an
 trap stop_on_failure EXIT
 
 printf '\n> %s\n\n' "$prompt"
-"$(venv_dir)/bin/python" -m chatloop generate "$prompt" --chat --stats --max-tokens 200
+python -m chatloop generate "$prompt" --chat --stats --max-tokens 200
 echo
 
 if ((keep)); then
@@ -67,7 +68,7 @@ if ((keep)); then
     echo 'Ask it: scripts/chatloop.sh generate "..." --chat --stats'
     echo "Its model directory: $(split_dir "$gguf" "$partitions")"
 else
-    step 'stopped' 'See run/log.' cluster stop --run "$run"
+    step 'stopped' 'See run/log.' stop_cluster
     trap remove_step_log EXIT
 fi
 echo "all in $(seconds_since "$started") s"

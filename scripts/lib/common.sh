@@ -1,6 +1,6 @@
-# Shared by quickstart.sh, stop.sh and test.sh; sourced, never run. Every step is idempotent and finds
-# its work done when nothing changed. What the cache holds is named by the hash of what it was made
-# from, so it saves time and is never needed for a right result.
+# Shared by quickstart.sh, launch_node.sh, stop.sh and test.sh; sourced, never run. Every step is
+# idempotent and finds its work done when nothing changed. What the cache holds is named by the hash
+# of what it was made from, so it saves time and is never needed for a right result.
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$repo"
@@ -31,6 +31,8 @@ seconds_since() {  # START_US: seconds with one decimal
     echo "$((tenths / 10)).$((tenths % 10))"
 }
 
+quiet_below_s=0  # a step that took less says nothing
+
 # step WHAT CURE COMMAND...: one line with a tick and the seconds; when it fails, the end of what the
 # command said, the cause and the cure, and the script ends. The command runs in a subshell.
 step() {
@@ -49,6 +51,8 @@ step() {
         exit 130
     fi
     if ((status == 0)); then
+        if [[ -t 1 ]]; then printf '\033[K'; fi
+        if ((${EPOCHREALTIME/[.,]/} - start < quiet_below_s * 1000000)); then return; fi
         printf '✓ %-58s %6s s\n' "$what" "$(seconds_since "$start")"
         return
     fi

@@ -5,6 +5,7 @@ CHATLOOP_BUILD is the build folder (default: build/), CHATLOOP_TEST_GGUF SmolLM2
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_CONFIG = 64
 REFUSAL_TIMEOUT_S = 20.0
+PR_SET_CHILD_SUBREAPER = 36
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "splitter")]
 
 import models  # noqa: E402
@@ -39,6 +41,15 @@ def pytest_runtest_makereport(item, call):
         for cluster in Cluster.live:
             report.sections.append(("cluster", cluster.logs()))
     return report
+
+
+@pytest.fixture
+def adopts_orphans():
+    """Processes below this one whose parent ends become its children: it hears their exit codes."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    yield
+    assert prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-CLUSTER = REPO / "scripts/lib/cluster.py"
+SCRIPTS = REPO / "scripts"
 
 # Answers STATUS as docs/protocol.md has it, until TERM.
 FAKE_ROUTER = """#!{python}
@@ -27,7 +27,7 @@ FAKE_STAGE = "#!{python}\nimport signal\nsignal.pause()\n"
 
 
 class LocalCluster:
-    """cluster.py on a run folder of its own, and ports that were free a moment ago."""
+    """A run folder of its own, and ports that were free a moment ago."""
 
     def __init__(self, folder, partitions):
         self.build, self.model, self.run_dir = (folder / n for n in ("build", "model", "run"))
@@ -45,23 +45,36 @@ class LocalCluster:
         path.chmod(0o755)
 
     def run(self, verb):
-        command = [sys.executable, CLUSTER, verb, "--run", self.run_dir]
+        script, *words = ["supervise.py", verb]
         if verb == "start":
-            command += ["--build", self.build, "--model", self.model]
-            command += ["--port-base", str(self.port_base)]
+            script, *words = ["cluster.py", "--build", self.build, "--model", self.model,
+                              "--port-base", str(self.port_base)]
+        command = [sys.executable, SCRIPTS / "lib" / script, *words, "--run", self.run_dir]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
+    def line(self, name):
+        """What `status` says of a process."""
+        return next(x for x in self.run("status").stdout.splitlines() if x.startswith(name))
+
+    def pid(self, name):
+        """0 when it does not run."""
+        return int(self.line(name).split("pid ")[1].split()[0])
+
     def processes(self):
-        """Command lines of what runs from this cluster's folders."""
-        found = []
-        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue  # it ended meanwhile
-            if str(self.run_dir.parent) in command and str(CLUSTER) not in command:
-                found.append(command)
-        return found
+        return processes_of(self.run_dir.parent)
+
+
+def processes_of(folder):
+    """Command lines of what runs from this folder."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it ended meanwhile
+        if str(folder) in command and str(SCRIPTS / "lib") not in command:
+            found.append(command)
+    return found
 
 
 def free_port_base(partitions):

@@ -64,15 +64,10 @@ def test_a_worker_that_refuses_its_files_ends_the_start_with_its_words(cluster):
 
 def test_a_killed_stage_is_started_again(cluster):
     assert cluster.run("start").returncode == 0
-
-    def stage_pid():
-        line = next(x for x in cluster.run("status").stdout.splitlines() if "stage-0" in x)
-        return int(line.split("pid ")[1].split()[0])
-
-    first = stage_pid()
+    first = cluster.pid("stage-0")
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while stage_pid() in (0, first):  # 0 between the two
+    while cluster.pid("stage-0") in (0, first):
         assert time.monotonic() < deadline
 
 
