@@ -2,10 +2,16 @@
 
 import configparser
 import os
+import select
 import signal
+import sys
 import time
 
 import pytest
+from conftest import SCRIPTS
+
+sys.path.insert(0, str(SCRIPTS / "lib"))
+import supervise  # noqa: E402
 
 DRAIN_S_MAX = 30  # the longest default of drain_timeout_secs
 
@@ -88,3 +94,36 @@ def test_term_to_supervisord_stops_all_at_once(cluster):
         time.sleep(0.05)
     said = lines_of(cluster.build / "actors/chatloop-stage.log")
     assert said == ["TERM", "TERM", "end", "end"]  # the stages drained side by side
+
+
+def test_stop_ends_the_router_before_the_stages(cluster):
+    log = cluster.build / "order"
+    for actor, drain_s in (("router", 1), ("stage", 0)):
+        path = cluster.build / f"actors/chatloop-{actor}"
+        interpreter, _, program = path.read_text().partition("\n")
+        cluster.write_actor(path.name, f"""{interpreter}
+import signal, sys, time
+def end(*_):
+    for word, wait_s in (("TERM", {drain_s}), ("end", 0)):
+        print("{actor}", word, file=open({str(log)!r}, "a"))
+        time.sleep(wait_s)
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+{program}""")
+    assert cluster.run("start").returncode == 0
+    assert cluster.run("stop").returncode == 0
+    said = lines_of(log)
+    assert said[:2] == ["router TERM", "router end"]
+    assert sorted(said[2:]) == ["stage TERM", "stage TERM", "stage end", "stage end"]
+
+
+def test_stop_returns_when_supervisord_has_ended(tmp_path, monkeypatch):
+    """Not when its pid file is gone, which is some 10 ms before."""
+    monkeypatch.setattr(supervise.signal, "signal", lambda *_: None)  # SIGINT stays as it is here
+    for _ in range(4):
+        with supervise.starting(tmp_path, [("stage-0", ["/bin/cat", "/dev/zero"])]):
+            with supervise.pidfd(supervise.pid_of(tmp_path)) as process:
+                time.sleep(0.2)  # the program has replaced supervisord's copy
+                supervise.stop(tmp_path)
+                ended, _, _ = select.select([process], [], [], 0)
+                assert ended
