@@ -191,9 +191,10 @@ std::vector<Counter> read_counters(Value value) {
     std::vector<Counter> counters;
     for (size_t i = 0; i < entries.count(); ++i) {
         const auto [name, number] = entries.at(i);
-        const auto same = [&](const Counter& other) { return other.name == name; };
+        Counter counter{std::string(name), number.u64()};
+        const auto same = [&](const Counter& other) { return other.name == counter.name; };
         if (std::any_of(counters.begin(), counters.end(), same)) value.fail("has a repeated key");
-        counters.push_back({std::string(name), number.u64()});
+        counters.push_back(std::move(counter));
     }
     return counters;
 }
