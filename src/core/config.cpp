@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "chatloop/core/limits.hpp"
+#include "printable.hpp"
 
 namespace chatloop {
 
@@ -72,12 +73,6 @@ std::string expected(const Setting& setting, const std::string& text) {
     return "";
 }
 
-std::string shortened(std::string text) {
-    std::replace_if(text.begin(), text.end(),
-                    [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
-    return text.size() <= 64 ? text : text.substr(0, 64) + "...";
-}
-
 // "stage.yaml:12: model.path", but "--model" and "CHATLOOP_MODEL_PATH" alone: they name the key.
 std::string with_key(const std::string& origin, std::string_view path) {
     const bool is_line = origin.find(':') != std::string::npos;
@@ -89,13 +84,13 @@ Status check(const RawSetting& raw) {
         const std::string wanted = expected(*raw.setting, text);
         if (wanted.empty()) continue;
         return Error{ErrorCode::kInvalidRequest, with_key(raw.origin, raw.setting->path) + ": '" +
-                                                     shortened(text) + "' is not " + wanted};
+                                                     printable(text) + "' is not " + wanted};
     }
     for (size_t i = 1; i < raw.texts.size(); ++i) {
         const auto end = raw.texts.begin() + static_cast<std::ptrdiff_t>(i);
         if (std::find(raw.texts.begin(), end, *end) == end) continue;
         return Error{ErrorCode::kInvalidRequest, with_key(raw.origin, raw.setting->path) + ": '" +
-                                                     shortened(*end) + "' is given twice"};
+                                                     printable(*end) + "' is given twice"};
     }
     if (raw.texts.size() > kRoutersMax)
         return Error{ErrorCode::kInvalidRequest, raw.origin + ": too many values"};

@@ -11,6 +11,7 @@
 
 #include "chatloop/core/config.hpp"
 #include "chatloop/core/limits.hpp"
+#include "printable.hpp"
 
 namespace chatloop {
 
@@ -64,16 +65,6 @@ const Setting* nearest(std::string_view path, RoleBit role) {
         best_distance = distance;
     }
     return best;
-}
-
-// Text of the file in an error line: short, and without control characters.
-std::string printable(std::string text) {
-    constexpr size_t kShownMax = 64;
-    if (text.size() > kShownMax) text = text.substr(0, kShownMax) + "...";
-    std::replace_if(
-        text.begin(), text.end(),
-        [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-    return text;
 }
 
 // YAML::LoadAll loops for ever on some broken texts (0.7), so documents are counted apart, and

@@ -33,6 +33,17 @@ def wait_running(client: Client, count: int) -> None:
     wait_until(lambda: client.status()["running"] == count, 20, f"{count} requests run")
 
 
+def run_unread(slow: RawSocket, ids: list[str], watch: Client) -> None:
+    """All requests run to their end at the router while their client takes nothing."""
+    for request_id in ids:
+        slow.send(submit(request_id))
+    wait_running(watch, len(ids))
+    while watch.status()["running"] > 0:
+        slow.send(PING)
+        time.sleep(0.05)
+    assert watch.status()["backlog_bytes"] > 0
+
+
 # ---- vanished ----
 
 
@@ -104,13 +115,7 @@ def test_one_that_reads_at_the_end_only(tiny_cluster, witness, requests, pause_s
     ids = [str(number) * 128 for number in range(requests)]  # the longest, so that more bytes wait
     wait_running(witness, 0)
     with RawSocket(tiny_cluster.endpoints["front"], receive_max=1) as slow:
-        for request_id in ids:
-            slow.send(submit(request_id))
-        wait_running(witness, len(ids))
-        while witness.status()["running"] > 0:
-            slow.send(PING)
-            time.sleep(0.05)
-        assert witness.status()["backlog_bytes"] > 0
+        run_unread(slow, ids, witness)
         time.sleep(pause_s)
         dropped = counts(witness)["backlog_messages_dropped"]
         tokens: dict[str, list[int]] = {request_id: [] for request_id in ids}
@@ -135,13 +140,7 @@ def test_a_router_that_drains_sleeps_until_a_slow_one_has_read(build, tiny_model
         watch = cluster.client()
         ids = [str(number) * 128 for number in range(3)]
         with RawSocket(cluster.endpoints["front"], receive_max=1) as slow:
-            for request_id in ids:
-                slow.send(submit(request_id))
-            wait_running(watch, len(ids))
-            while watch.status()["running"] > 0:
-                slow.send(PING)
-                time.sleep(0.05)
-            assert watch.status()["backlog_bytes"] > 0
+            run_unread(slow, ids, watch)
             router = cluster.processes["router"]
             router.terminate()
             wait_until(lambda: "draining: 0 requests to finish" in router.messages(), 10, "drains")
