@@ -232,7 +232,9 @@ void hash_attention(const Kernels& kernels, int32_t window, float cap, Digest& d
     constexpr int32_t kHeads = 6, kKvHeads = 2, kHeadDim = 32, kPositions = 150, kRows = 5;
     Source source(400 + static_cast<uint64_t>(window));
     std::vector<uint16_t> pool(3 * kKvHeads * 2 * kBlockPositions * kHeadDim, 0x7e00);
-    const KvLayer kv = {pool.data(), kKvHeads * 2 * kBlockPositions * kHeadDim, kKvHeads, kHeadDim};
+    const KvLayer kv = {reinterpret_cast<uint8_t*>(pool.data()),
+                        kKvHeads * kv_head_bytes(KvType::kF16, kHeadDim), kKvHeads, kHeadDim,
+                        KvType::kF16};
     const uint32_t table[] = {2, 0, 1};
     for (int32_t position = 0; position < kPositions; ++position) {
         const std::vector<float> k = source.values(kKvHeads * kHeadDim, 2.0f);
@@ -278,8 +280,8 @@ bool rounds_f16(const Kernels& kernels) {
     v[1] = 1.0f + 0x1.8p-10f;
     v[2] = 0x1p-24f;
     v[3] = 1e6f;
-    kernels.store_kv({pool.data(), static_cast<int64_t>(pool.size()), 1, kHeadDim}, 0, 0, v.data(),
-                     v.data());
+    kernels.store_kv({reinterpret_cast<uint8_t*>(pool.data()), 0, 1, kHeadDim, KvType::kF16}, 0, 0,
+                     v.data(), v.data());
     const uint16_t* out = pool.data() + kBlockPositions * kHeadDim;
     return out[0] == 0x3c00 && out[1] == 0x3c02 && out[2] == 0x0001 && out[3] == 0x7bff;
 }

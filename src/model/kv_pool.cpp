@@ -83,8 +83,9 @@ KvPool::~KvPool() {
 kernel::KvLayer KvPool::layer(int32_t index) const {
     CL_ASSERT(index >= 0 && index < layers_);
     kernel::KvLayer view;
-    view.base = map_ + layer_elements(n_kv_heads_, head_dim_) * static_cast<uint64_t>(index);
-    view.block_stride = static_cast<int64_t>(block_bytes_ / sizeof(uint16_t));
+    view.base = reinterpret_cast<uint8_t*>(
+        map_ + layer_elements(n_kv_heads_, head_dim_) * static_cast<uint64_t>(index));
+    view.block_stride = static_cast<int64_t>(block_bytes_);
     view.n_kv_heads = n_kv_heads_;
     view.head_dim = head_dim_;
     return view;

@@ -44,7 +44,7 @@ TEST_CASE("layers and blocks do not overlap and start at whole cache lines") {
     for (int32_t i = 0; i < 3; ++i) {
         const kernel::KvLayer layer = moved.layer(i);
         CHECK(layer.base - origin == i * static_cast<int64_t>(kLayerBytes / 2));
-        CHECK(layer.block_stride == 3 * static_cast<int64_t>(kLayerBytes / 2));
+        CHECK(layer.block_stride == 3 * static_cast<int64_t>(kLayerBytes));
         CHECK(layer.n_kv_heads == 2);
         CHECK(layer.head_dim == 16);
         CHECK(reinterpret_cast<uintptr_t>(layer.base) % 64 == 0);
