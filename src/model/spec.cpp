@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/kernel/kernels.hpp"
 #include "json_fields.hpp"
 
 namespace chatloop {

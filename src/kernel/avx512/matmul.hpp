@@ -27,7 +27,7 @@ static inline __m512i broadcast4(const int8_t* q) {
 }
 
 static inline __m512 load_scales(const uint16_t* scales) {
-    return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales)));
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
 }
 
 // A group of weights, 16 outputs by 32 k, as Dot::isum takes it.
