@@ -5,8 +5,9 @@
 
 #include <immintrin.h>
 
-#include "kernel/lanes/elementwise.hpp"
 #include "kernel/avx512/lanes.hpp"
+#include "kernel/lanes/elementwise.hpp"
+#include "kernel/lanes/unrolled.hpp"
 
 namespace chatloop::kernel::avx512 {
 
@@ -16,7 +17,7 @@ void matmul_vnni(float* y, int64_t y_stride, const Matrix& w, const Activations&
 void matmul_bw(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
                int32_t panel_first, int32_t panel_end);
 
-constexpr int32_t kPrefetchBytes = 4096;  // ahead in a weight stream that is read once
+constexpr int32_t kPrefetchBytes = 8192;  // ahead in the weights (docs/performance.md)
 
 static inline __m512i load(const void* p) { return _mm512_load_si512(p); }
 
@@ -77,19 +78,15 @@ void panel_tile(float* y, int64_t y_stride, const uint8_t* values, const uint16_
                 const Rows& x, int32_t n) {
     using F = Format<kType>;
     __m512 acc[kRows];
-    for (auto& lanes : acc) {
-        lanes = _mm512_setzero_ps();
-    }
+    lanes::unrolled<kRows>(CHATLOOP_BODY(r) { acc[r] = _mm512_setzero_ps(); });
     const int8_t* q = x.q;
     const float* d = x.d;
     const float* sa = x.sa;
     const int32_t* sum = x.sum;
     for (int32_t g = 0; g < x.groups; ++g) {
-        if constexpr (kRows <= 2) {
-            for (int32_t at = 0; at < F::kGroupBytes; at += 64) {
-                _mm_prefetch(reinterpret_cast<const char*>(values) + kPrefetchBytes + at,
-                             _MM_HINT_T0);
-            }
+        const auto* ahead = reinterpret_cast<const char*>(values) + kPrefetchBytes;
+        for (int32_t at = 0; at < F::kGroupBytes; at += 64) {
+            _mm_prefetch(ahead + at, _MM_HINT_T0);
         }
         const Group group = F::template unpack<Dot>(values);
         const __m512 dw = load_scales(scales);
@@ -97,14 +94,14 @@ void panel_tile(float* y, int64_t y_stride, const uint8_t* values, const uint16_
         if constexpr (F::kHasMinimum) {
             minimum = load_scales(scales + kPanelRows);
         }
-        for (int r = 0; r < kRows; ++r) {
+        lanes::unrolled<kRows>(CHATLOOP_BODY(r) {
             const __m512i isum = Dot::template isum<kType>(group, q + r * kGroup, sum[r]);
             const __m512 scale = _mm512_mul_ps(dw, _mm512_set1_ps(d[r]));
             acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), scale, acc[r]);
             if constexpr (F::kHasMinimum) {
                 acc[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sa[r]), acc[r]);
             }
-        }
+        });
         values += F::kGroupBytes;
         scales += F::kGroupScales;
         q += int64_t{x.stride} * kGroup;
@@ -112,13 +109,11 @@ void panel_tile(float* y, int64_t y_stride, const uint8_t* values, const uint16_
         sa += x.stride;
         sum += x.stride;
     }
-    for (int r = 0; r < kRows; ++r) {
-        if (n >= kPanelRows) {
-            _mm512_storeu_ps(y + r * y_stride, acc[r]);
-        } else {
-            _mm512_mask_storeu_ps(y + r * y_stride, static_cast<__mmask16>((1 << n) - 1), acc[r]);
-        }
-    }
+    const int32_t outputs = n < kPanelRows ? n : kPanelRows;
+    const auto mask = static_cast<__mmask16>((1u << outputs) - 1);
+    lanes::unrolled<kRows>(CHATLOOP_BODY(r) {
+        _mm512_mask_storeu_ps(y + r * y_stride, mask, acc[r]);
+    });
 }
 
 template <class Dot, WeightType kType>

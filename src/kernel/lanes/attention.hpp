@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernel/lanes/kv_block.hpp"
+#include "kernel/lanes/unrolled.hpp"
 
 namespace chatloop::kernel::lanes {
 
@@ -34,11 +35,7 @@ void scores(Tile<V, T>& tile, const Block& block, int32_t head_dim) {
     constexpr int kUnroll = Tile<V, T>::kUnroll;
     for (int32_t j = 0; j < kBlockPositions; j += kUnroll * kLanes) {
         F acc[kUnroll][T];
-        for (auto& row : acc) {
-            for (F& lanes : row) {
-                lanes = V::set1(0.0f);
-            }
-        }
+        unrolled<kUnroll * T>(CHATLOOP_BODY(i) { acc[i / T][i % T] = V::set1(0.0f); });
         for (int32_t group = 0; group < head_dim; group += kGroup) {
             typename Block::KeyScale scale[kUnroll];
             for (int u = 0; u < kUnroll; ++u) {
@@ -47,22 +44,20 @@ void scores(Tile<V, T>& tile, const Block& block, int32_t head_dim) {
             const int32_t end = at_most(group + kGroup, head_dim);
             for (int32_t d = group; d < end; ++d) {
                 F key[kUnroll];
-                for (int u = 0; u < kUnroll; ++u) {
+                unrolled<kUnroll>(CHATLOOP_BODY(u) {
                     key[u] = block.key(d, j + u * kLanes, scale[u]);
-                }
-                for (int t = 0; t < T; ++t) {
+                });
+                unrolled<T>(CHATLOOP_BODY(t) {
                     const F q = V::set1(tile.q[d][t]);
-                    for (int u = 0; u < kUnroll; ++u) {
+                    unrolled<kUnroll>(CHATLOOP_BODY(u) {
                         acc[u][t] = V::fma(q, key[u], acc[u][t]);
-                    }
-                }
+                    });
+                });
             }
         }
-        for (int u = 0; u < kUnroll; ++u) {
-            for (int t = 0; t < T; ++t) {
-                V::store(tile.p[t] + j + u * kLanes, acc[u][t]);
-            }
-        }
+        unrolled<kUnroll * T>(CHATLOOP_BODY(i) {
+            V::store(tile.p[i % T] + j + i / T * kLanes, acc[i / T][i % T]);
+        });
     }
 }
 
@@ -136,28 +131,24 @@ void add_values(const Tile<V, T>& tile, int32_t t, const Block& block, int32_t d
                 int32_t end) {
     using F = typename V::F;
     F acc[kQueries][kVectors];
-    for (int i = 0; i < kQueries; ++i) {
-        for (int u = 0; u < kVectors; ++u) {
+    unrolled<kQueries>(CHATLOOP_BODY(i) {
+        unrolled<kVectors>(CHATLOOP_BODY(u) {
             acc[i][u] = V::load(tile.o[t + i] + d + u * kLanes);
-        }
-    }
+        });
+    });
     for (int32_t j = first; j < end; ++j) {
         F value[kVectors];
-        for (int u = 0; u < kVectors; ++u) {
-            value[u] = block.value(j, d + u * kLanes);
-        }
-        for (int i = 0; i < kQueries; ++i) {
+        unrolled<kVectors>(CHATLOOP_BODY(u) { value[u] = block.value(j, d + u * kLanes); });
+        unrolled<kQueries>(CHATLOOP_BODY(i) {
             const F p = V::set1(tile.p[t + i][j]);
-            for (int u = 0; u < kVectors; ++u) {
-                acc[i][u] = V::fma(p, value[u], acc[i][u]);
-            }
-        }
+            unrolled<kVectors>(CHATLOOP_BODY(u) { acc[i][u] = V::fma(p, value[u], acc[i][u]); });
+        });
     }
-    for (int i = 0; i < kQueries; ++i) {
-        for (int u = 0; u < kVectors; ++u) {
+    unrolled<kQueries>(CHATLOOP_BODY(i) {
+        unrolled<kVectors>(CHATLOOP_BODY(u) {
             V::store(tile.o[t + i] + d + u * kLanes, acc[i][u]);
-        }
-    }
+        });
+    });
 }
 
 // All dimensions.
