@@ -82,8 +82,8 @@ constexpr std::array kSettings = {
     integer("performance.max_sequences", "--max-sequences", kStageRole, 1, kSlotsMax, "128",
             "sequences at once"),
     on_off("performance.enable_simd", "", kWorkerRoles, "true", "false: the scalar kernels"),
-    choice("performance.kernels", "--kernels", kWorkerRoles, "auto|avx512vnni|avx512|avx2|reference", "auto",
-           "which kernels compute"),
+    choice("performance.kernels", "--kernels", kWorkerRoles,
+           "auto|avx512vnni|avx512|avx2|reference", "auto", "which kernels compute"),
     on_off("performance.preallocate_activations", "", kWorkerRoles, "",
            "touch the activations' memory at the start"),
 

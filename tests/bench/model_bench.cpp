@@ -2,8 +2,8 @@
 //
 //     model_bench MODEL_DIR [--kernels NAME] [--runs N] [--rows UNIT_ROWS] [--only PATTERN]
 //
-// Tokens per second of this thread's CPU time, minimum, median and maximum. Decode feeds the same ids to every
-// sequence; it reads all logits but chooses none.
+// Tokens per second of this thread's CPU time, minimum, median and maximum. Decode feeds fixed ids
+// and computes all logits, but chooses none.
 #include <time.h>
 
 #include <algorithm>

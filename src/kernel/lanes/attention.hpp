@@ -25,7 +25,9 @@ struct Tile {
     float q[kHeadDimMax][T];         // transposed: one stream for all queries
 
     // Vectors that a loop keeps beside each other, so that no fma waits for the one before.
-    static constexpr int kUnroll = V::kAccumulators >= 4 * T ? 4 : V::kAccumulators >= 2 * T ? 2 : 1;
+    static constexpr int kUnroll = V::kAccumulators >= 4 * T   ? 4
+                                   : V::kAccumulators >= 2 * T ? 2
+                                                               : 1;
 };
 
 // p[t][j..] = q_t . k_j for kUnroll vectors of positions from j on.

@@ -74,7 +74,8 @@ TEST_CASE("embedding rows: exact for every form, in both tables") {
                                   WeightType::kQ8, WeightType::kQ4, WeightType::kQ4Min}) {
         const int32_t k = 96, vocab = 16;
         const RandomMatrix storage(type, vocab, k, 2);
-        const EmbeddingTable embedding = {type, vocab, k, storage.view.values, storage.scales.data()};
+        const EmbeddingTable embedding = {type, vocab, k, storage.view.values,
+                                          storage.scales.data()};
         for (const int32_t id : {0, 5, 15}) {
             std::vector<float> a(k), b(k);
             kReferenceKernels.embed(a.data(), embedding, id);
