@@ -92,9 +92,7 @@ Status place_process(const Settings& settings) {
 
 std::vector<std::string> setting_warnings(const Settings& settings) {
     std::vector<std::string> warnings;
-    for (const char* path : {"worker.numa_node", "batching.batching_window_ms",
-                             "performance.preallocate_activations",
-                             "observability.otel_endpoint"}) {
+    for (const char* path : {"batching.batching_window_ms", "observability.otel_endpoint"}) {
         if (settings.given(path)) warnings.push_back(settings.origin(path) + " has no effect yet");
     }
     if (settings.has("failure_threshold")) {

@@ -62,16 +62,37 @@ struct HeadModel {
     std::unique_ptr<Head> head;
 };
 
+// How a process holds its model.
+struct MemoryOptions {
+    WeightPages weights = WeightPages::kMapped;
+    bool preallocate = true;  // the activations' memory
+    uint64_t kv_cache_mb = 0;
+    bool allow_paging = false;  // weights may exceed the memory
+};
+WeightPages weight_pages(const std::string& name);  // a value of performance.weights
+
 // Opens without touching pages.
 Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
-                              int32_t layer_first, int32_t layer_end, uint64_t kv_cache_mb);
-Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec);
+                              int32_t layer_first, int32_t layer_end,
+                              const MemoryOptions& options);
+Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec,
+                            const MemoryOptions& options);
 // Before pages are touched: whether all parts of a process fit into memory. Parts may be empty.
 Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
-                    const HeadModel& head, bool allow_paging);
+                    const HeadModel& head, const kernel::Kernels& kernels, bool allow_paging);
 // Once the weights are loaded.
-void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
-void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
+void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels,
+                  const MemoryOptions& options);
+void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels,
+                 const MemoryOptions& options);
+
+// Where the loaded weights of a process are, for people: "76 MiB of weights in 2-MiB pages". The
+// warning is empty, or says that huge pages were wanted and not to be had.
+struct WeightReport {
+    std::string text;
+    std::string warning;
+};
+WeightReport report_weights(std::span<const StageModel> stages, const HeadModel& head);
 
 // The tokenizer of the model directory, if its files are those of the split and it fits the model.
 Result<std::unique_ptr<TextEngine>> open_text(const std::string& model_dir,

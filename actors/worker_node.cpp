@@ -33,7 +33,7 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
         if (!layers) return layers.error();
         model.layers = *layers;
         Result<StageModel> stage = open_stage(options.model, model.spec, layers->first,
-                                              layers->end, options.kv_cache_mb);
+                                              layers->end, options.memory);
         if (!stage) return stage.error();
         model.stage = std::move(*stage);
     } else if (!options.weights_file.empty() && options.weights_file != model.spec.head.file) {
@@ -42,12 +42,12 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
                                                      options.weights_file};
     }
     if (!options.is_stage || options.with_sampler) {
-        Result<HeadModel> head = actors::open_head(options.model, model.spec);
+        Result<HeadModel> head = actors::open_head(options.model, model.spec, options.memory);
         if (!head) return head.error();
         model.head = std::move(*head);
     }
-    const Status fits = check_memory(model.spec, {&model.stage, 1}, model.head,
-                                     options.allow_paging);
+    const Status fits = check_memory(model.spec, {&model.stage, 1}, model.head, *model.kernels,
+                                     options.memory.allow_paging);
     if (!fits) return fits.error();
     return model;
 }
@@ -168,16 +168,18 @@ void WorkerNode::load_slice(TimeUs now) {
         return;
     }
     if (stage_ != nullptr) {
-        finish_stage(model_.stage, model_.spec, *model_.kernels);
+        finish_stage(model_.stage, model_.spec, *model_.kernels, options_.memory);
         stage_->set_compute(*model_.stage.stack);
     }
     if (sampler_ != nullptr) {
-        finish_head(model_.head, model_.spec, *model_.kernels);
+        finish_head(model_.head, model_.spec, *model_.kernels, options_.memory);
         sampler_->set_compute(*model_.head.head);
     }
     loaded_ = true;
     worker_->set_ready(now);
-    log_line('i', "ready");
+    const WeightReport weights = report_weights({&model_.stage, 1}, model_.head);
+    if (!weights.warning.empty()) log_line('w', weights.warning);
+    log_line('i', "ready: " + weights.text);
 }
 
 void WorkerNode::run_unit(TimeUs now) {

@@ -55,7 +55,8 @@ constexpr std::array kSettings = {
     on_off("worker.enable_cpu_pinning", "--enable-cpu-pinning", kAllRoles, "false",
            "run on worker.cpu_cores only"),
     text("worker.cpu_cores", "--cpu-cores", kAllRoles, "", "CPUs, e.g. 0-3,6"),
-    integer("worker.numa_node", "", kAllRoles, 0, 1023, "", "NUMA node of the memory"),
+    integer("worker.numa_node", "--numa-node", kAllRoles, 0, kNumaNodesMax - 1, "",
+            "take memory of this NUMA node, and run there"),
 
     text("bus.ctrl", "--ctrl", kRouterRole, "tcp://127.0.0.1:7100", "bind: control of the workers"),
     text("bus.front", "--front", kRouterRole, "tcp://127.0.0.1:7101", "bind: clients"),
@@ -84,8 +85,10 @@ constexpr std::array kSettings = {
     on_off("performance.enable_simd", "", kWorkerRoles, "true", "false: the scalar kernels"),
     choice("performance.kernels", "--kernels", kWorkerRoles, "auto|avx2|reference", "auto",
            "which kernels compute"),
-    on_off("performance.preallocate_activations", "", kWorkerRoles, "",
-           "touch the activations' memory at the start"),
+    choice("performance.weights", "--weights", kWorkerRoles, "mmap|huge", "mmap",
+           "mapped from the files, or a private copy in 2-MiB pages"),
+    on_off("performance.preallocate_activations", "", kWorkerRoles, "true",
+           "take the activations' memory at the start"),
 
     choice("observability.log_level", "--log-level", kAllRoles, "debug|info|warn|error", "info",
            "what is logged"),

@@ -1,7 +1,5 @@
 #include "chatloop/model/kv_pool.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -53,37 +51,21 @@ Result<KvPool> KvPool::create_blocks(const ModelSpec& spec, int32_t layers, uint
     pool.layers_ = layers;
     pool.n_kv_heads_ = spec.n_kv_heads;
     pool.head_dim_ = spec.head_dim;
-    void* map = ::mmap(nullptr, pool.block_bytes_ * blocks, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED) {
-        return Error{ErrorCode::kUnsupported, "no address space for " + std::to_string(blocks) +
+    Result<PrivateMemory> memory = PrivateMemory::map(pool.block_bytes_ * blocks);
+    if (!memory) {
+        return Error{ErrorCode::kUnsupported, memory.error().message + ", " +
+                                                  std::to_string(blocks) +
                                                   " KV blocks: lower kv_cache_mb"};
     }
-    pool.map_ = static_cast<uint16_t*>(map);
+    pool.memory_ = std::move(*memory);
     pool.blocks_ = blocks;
     return pool;
-}
-
-KvPool::KvPool(KvPool&& other) noexcept { *this = std::move(other); }
-
-KvPool& KvPool::operator=(KvPool&& other) noexcept {
-    std::swap(map_, other.map_);
-    std::swap(block_bytes_, other.block_bytes_);
-    std::swap(blocks_, other.blocks_);
-    std::swap(layers_, other.layers_);
-    std::swap(n_kv_heads_, other.n_kv_heads_);
-    std::swap(head_dim_, other.head_dim_);
-    return *this;
-}
-
-KvPool::~KvPool() {
-    if (map_ != nullptr) ::munmap(map_, block_bytes_ * blocks_);
 }
 
 kernel::KvLayer KvPool::layer(int32_t index) const {
     CL_ASSERT(index >= 0 && index < layers_);
     kernel::KvLayer view;
-    view.base = map_ + layer_elements(n_kv_heads_, head_dim_) * static_cast<uint64_t>(index);
+    view.base = values() + layer_elements(n_kv_heads_, head_dim_) * static_cast<uint64_t>(index);
     view.block_stride = static_cast<int64_t>(block_bytes_ / sizeof(uint16_t));
     view.n_kv_heads = n_kv_heads_;
     view.head_dim = head_dim_;
@@ -91,7 +73,7 @@ kernel::KvLayer KvPool::layer(int32_t index) const {
 }
 
 void KvPool::poison() {
-    std::fill_n(map_, block_bytes_ / sizeof(uint16_t) * blocks_, kF16Nan);
+    std::fill_n(values(), block_bytes_ / sizeof(uint16_t) * blocks_, kF16Nan);
 }
 
 }  // namespace chatloop

@@ -11,10 +11,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string mebibytes(uint64_t bytes) {
-    return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB";
-}
-
 // The first number of a file; nullopt also for "max".
 std::optional<uint64_t> number_in(const fs::path& path) {
     std::ifstream in(path);
@@ -78,10 +74,22 @@ bool lists(const std::string& controllers, const std::string& name) {
 
 }  // namespace
 
+std::string mebibytes(uint64_t bytes) {
+    return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB";
+}
+
 Status check_memory_fit(const MemoryNeed& need, uint64_t available, bool allow_paging,
                         const std::string& file) {
-    const uint64_t resident = need.kv_cache + need.activations;
+    const uint64_t resident = need.copies + need.kv_cache + need.activations;
     const std::string there = mebibytes(available) + " are available";
+    if (resident > available && need.copies > 0) {
+        return Error{ErrorCode::kUnsupported,
+                     file + ": a copy of the weights of " + mebibytes(need.copies) +
+                         ", the KV cache of " + mebibytes(need.kv_cache) + " and " +
+                         mebibytes(need.activations) + " for activations do not fit into memory, " +
+                         there + "; take --weights mmap, lower --kv-cache-mb, or split into more "
+                                 "partitions"};
+    }
     if (resident > available) {
         return Error{ErrorCode::kUnsupported,
                      file + ": the KV cache of " + mebibytes(need.kv_cache) + " and " +

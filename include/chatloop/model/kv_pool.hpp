@@ -1,6 +1,6 @@
 // The KV cache of a stage: equal blocks of 64 positions for all its layers, f16, numbered from 0.
-// Which sequence uses which block is the router's business. The memory is one anonymous map that
-// the kernel backs as blocks are first written.
+// Which sequence uses which block is the router's business. Memory is taken as blocks are first
+// written, in huge pages where there are any.
 //
 // A block holds its layers one after the other: per kv head K transposed [head_dim][64], then V
 // [64][head_dim].
@@ -11,6 +11,7 @@
 
 #include "chatloop/core/result.hpp"
 #include "chatloop/kernel/kernels.hpp"
+#include "chatloop/model/private_memory.hpp"
 #include "chatloop/model/spec.hpp"
 
 namespace chatloop {
@@ -23,10 +24,6 @@ public:
     static Result<KvPool> create_blocks(const ModelSpec& spec, int32_t layers, uint32_t blocks);
 
     static uint64_t block_bytes(const ModelSpec& spec, int32_t layers);
-
-    KvPool(KvPool&& other) noexcept;
-    KvPool& operator=(KvPool&& other) noexcept;
-    ~KvPool();
 
     uint32_t blocks() const { return blocks_; }
     uint64_t block_bytes() const { return block_bytes_; }
@@ -41,8 +38,9 @@ public:
 
 private:
     KvPool() = default;
+    uint16_t* values() const { return reinterpret_cast<uint16_t*>(memory_.data()); }
 
-    uint16_t* map_ = nullptr;  // [blocks][layers][n_kv_heads][2 x 64 x head_dim]
+    PrivateMemory memory_;  // [blocks][layers][n_kv_heads][2 x 64 x head_dim]
     uint64_t block_bytes_ = 0;
     uint32_t blocks_ = 0;
     int32_t layers_ = 0;

@@ -13,6 +13,7 @@ namespace chatloop {
 // Bytes.
 struct MemoryNeed {
     uint64_t weights = 0;      // mapped: the kernel may drop and read them again
+    uint64_t copies = 0;       // of weights, in private memory
     uint64_t kv_cache = 0;
     uint64_t activations = 0;  // and frames, code, stack
 };
@@ -21,6 +22,8 @@ struct MemoryNeed {
 // may exceed it with `allow_paging`; the rest may never, there is no file to read it back from.
 Status check_memory_fit(const MemoryNeed& need, uint64_t available, bool allow_paging,
                         const std::string& file);
+
+std::string mebibytes(uint64_t bytes);  // "76 MiB", rounded up
 
 // Bytes that may still be used: the system's MemAvailable and the limits of the control groups
 // (v2, v1) that this process is in. What is page cache only counts as free. UINT64_MAX where

@@ -34,23 +34,34 @@ struct Machine {
 }  // namespace
 
 TEST_CASE("weights, KV cache and activations must fit together") {
-    const MemoryNeed need = {100 * kMiB, 20 * kMiB, 5 * kMiB};
+    const MemoryNeed need = {100 * kMiB, 0, 20 * kMiB, 5 * kMiB};
     CHECK(refusal(need, 125 * kMiB).empty());
     CHECK(refusal(need, UINT64_MAX).empty());
     CHECK(refusal(need, 125 * kMiB - 1) ==
           "weights.file: 125 MiB are needed (weights 100 MiB, KV cache 20 MiB, activations 5 MiB), "
           "125 MiB are available; split into more partitions, lower --kv-cache-mb, or accept slow "
           "reads from disk with --allow-paging");
-    CHECK_FALSE(refusal({1ull << 62, 0, 0}, 1ull << 61).empty());
+    CHECK_FALSE(refusal({1ull << 62, 0, 0, 0}, 1ull << 61).empty());
 }
 
 TEST_CASE("paging is for weights: what no file holds must fit") {
-    const MemoryNeed need = {100 * kMiB, 20 * kMiB, 5 * kMiB};
+    const MemoryNeed need = {100 * kMiB, 0, 20 * kMiB, 5 * kMiB};
     CHECK(refusal(need, 25 * kMiB, /*allow_paging=*/true).empty());
     for (const bool allow_paging : {false, true}) {
         CHECK(refusal(need, 24 * kMiB, allow_paging) ==
               "weights.file: the KV cache of 20 MiB and 5 MiB for activations do not fit into "
               "memory, 24 MiB are available; lower --kv-cache-mb");
+    }
+}
+
+TEST_CASE("a copy of the weights must fit, whatever paging is allowed") {
+    const MemoryNeed need = {0, 100 * kMiB, 20 * kMiB, 5 * kMiB};
+    for (const bool allow_paging : {false, true}) {
+        CHECK(refusal(need, 125 * kMiB, allow_paging).empty());
+        CHECK(refusal(need, 125 * kMiB - 1, allow_paging) ==
+              "weights.file: a copy of the weights of 100 MiB, the KV cache of 20 MiB and 5 MiB for "
+              "activations do not fit into memory, 125 MiB are available; take --weights mmap, "
+              "lower --kv-cache-mb, or split into more partitions");
     }
 }
 
