@@ -168,7 +168,8 @@ static LayerStackOptions stack_options(const ModelSpec& spec, const kernel::Kern
 }
 
 Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
-                    const HeadModel& head, const kernel::Kernels& kernels, bool allow_paging) {
+                    const HeadModel& head, const kernel::Kernels& kernels,
+                    const MemoryOptions& options) {
     // Frames in the queues, code, stack, and what the allocator keeps.
     constexpr uint64_t kProcessBytes = kShareBytesMax + (64u << 20);
     MemoryNeed need;
@@ -191,7 +192,8 @@ Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
         need.activations += Head::scratch_bytes(spec);
     }
     CL_ASSERT(largest != nullptr);
-    return check_memory_fit(need, available_memory(), allow_paging, largest->largest_file());
+    return check_memory_fit(need, available_memory(options.numa_node), options.allow_paging,
+                            largest->largest_file());
 }
 
 void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels,

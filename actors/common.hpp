@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -68,6 +69,7 @@ struct MemoryOptions {
     bool preallocate = true;  // the activations' memory
     uint64_t kv_cache_mb = 0;
     bool allow_paging = false;  // weights may exceed the memory
+    std::optional<int> numa_node;
 };
 WeightPages weight_pages(const std::string& name);  // a value of performance.weights
 
@@ -79,7 +81,8 @@ Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec,
                             const MemoryOptions& options);
 // Before pages are touched: whether all parts of a process fit into memory. Parts may be empty.
 Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
-                    const HeadModel& head, const kernel::Kernels& kernels, bool allow_paging);
+                    const HeadModel& head, const kernel::Kernels& kernels,
+                    const MemoryOptions& options);
 // Once the weights are loaded.
 void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels,
                   const MemoryOptions& options);

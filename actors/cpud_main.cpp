@@ -146,7 +146,7 @@ void Cpud::load() {
     }
     head_ = actors::value_or_die(kActor, actors::open_head(options_.model, spec_, memory));
     actors::value_or_die(kActor, actors::check_memory(spec_, stages_, head_, *kernels_,
-                                                      memory.allow_paging));
+                                                      memory));
     for (size_t i = 0; i < stages_.size(); ++i) {
         while (!actors::value_or_die(kActor, stages_[i].checkpoint->load(kLoadBytes))) {
         }

@@ -34,6 +34,7 @@ struct Options {
     uint32_t failure_threshold = 0;
     TimeUs client_silence_us = 0;
     TimeUs drain_timeout_us = 0;
+    std::vector<int> io_cpus;  // of libzmq's threads
 };
 
 Result<Options> router_options(const Settings& settings) {
@@ -62,7 +63,7 @@ Result<Options> router_options(const Settings& settings) {
 class RouterNode final : public Node {
 public:
     RouterNode(const Options& options, const ModelSpec& spec, const TextEngine& text)
-        : Node(kActor),
+        : Node(kActor, options.io_cpus),
           ctrl_(context_, SocketKind::kRouter, SocketUse::kControl),
           front_(context_, SocketKind::kRouter, SocketUse::kFront),
           result_(context_, SocketKind::kPull, SocketUse::kData) {
@@ -215,7 +216,7 @@ int main(int argc, char** argv) {
     const Settings settings = command_line.parse_or_exit(kActor, argc, argv);
     Options options = value_or_die(kActor, router_options(settings));
     options.endpoints_file = endpoints_file;
-    value_or_die(kActor, place_process(settings));
+    options.io_cpus = value_or_die(kActor, place_process(settings));
     die_with_parent();
     report_lost_pages(kActor, kConfig);
     value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's

@@ -47,7 +47,7 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
         model.head = std::move(*head);
     }
     const Status fits = check_memory(model.spec, {&model.stage, 1}, model.head, *model.kernels,
-                                     options.memory.allow_paging);
+                                     options.memory);
     if (!fits) return fits.error();
     return model;
 }
@@ -102,7 +102,7 @@ private:
 };
 
 WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
-    : Node(actor), options_(options), in_(context_, SocketKind::kPull, SocketUse::kData) {
+    : Node(actor, options.io_cpus), options_(options), in_(context_, SocketKind::kPull, SocketUse::kData) {
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);

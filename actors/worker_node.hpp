@@ -31,6 +31,7 @@ struct WorkerOptions {
     uint32_t max_sequences = 0;
     bool poison_kv = false;
     TimeUs drain_timeout_us = 0;
+    std::vector<int> io_cpus;  // of libzmq's threads
     std::string log_level;
     std::vector<std::string> warnings;  // for the log
 };

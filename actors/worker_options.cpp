@@ -101,6 +101,8 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     options.kernels = std::move(*kernels);
     options.memory.weights = weight_pages(settings.text("performance.weights"));
     options.memory.preallocate = settings.flag("performance.preallocate_activations");
+    if (settings.has("worker.numa_node"))
+        options.memory.numa_node = static_cast<int>(settings.integer("worker.numa_node"));
     options.memory.allow_paging = settings.flag("model.allow_paging");
     options.drain_timeout_us = settings.seconds("drain_timeout_secs");
     options.log_level = settings.text("observability.log_level");

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "chatloop/core/result.hpp"
@@ -27,7 +28,9 @@ std::string mebibytes(uint64_t bytes);  // "76 MiB", rounded up
 
 // Bytes that may still be used: the system's MemAvailable and the limits of the control groups
 // (v2, v1) that this process is in. What is page cache only counts as free. UINT64_MAX where
-// nothing can be read. `root` is where proc and sys are.
-uint64_t available_memory(const std::filesystem::path& root = "/");
+// nothing can be read. With a NUMA node, no more than that node has. `root` is where proc and sys
+// are.
+uint64_t available_memory(std::optional<int> numa_node = std::nullopt,
+                          const std::filesystem::path& root = "/");
 
 }  // namespace chatloop
