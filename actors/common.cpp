@@ -109,7 +109,7 @@ Result<const kernel::Kernels*> choose_kernels(const std::string& name,
     const kernel::Kernels* kernels = kernel::find_kernels(name.c_str(), features);
     if (kernels == nullptr)
         return Error{ErrorCode::kUnsupported,
-                     "--kernels " + name + " is not one of auto, avx2, reference"};
+                     "--kernels " + name + ": not a table, or this CPU lacks it; one of auto, avx512vnni, avx512, avx2, reference"};
     if (!kernel::mxcsr_is_default())
         return Error{ErrorCode::kUnsupported,
                      "the floating-point unit is not in its default mode (a library has changed "

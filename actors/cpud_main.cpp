@@ -264,7 +264,7 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--json", options.as_json, "one JSON object an answer");
     app.add_option("--stages", options.stages, "stage workers in this process");
     app.add_flag("--with-sampler", options.hosted_sampler, "the last stage hosts the sampler");
-    app.add_option("--kernels", options.kernels, "auto, avx2 or reference");
+    app.add_option("--kernels", options.kernels, "auto, avx512vnni, avx512, avx2 or reference");
     options.memory.kv_cache_mb = 512;
     app.add_option("--kv-cache-mb", options.memory.kv_cache_mb,
                    "KV cache of the whole model, MiB");

@@ -83,7 +83,7 @@ constexpr std::array kSettings = {
     integer("performance.max_sequences", "--max-sequences", kStageRole, 1, kSlotsMax, "128",
             "sequences at once"),
     on_off("performance.enable_simd", "", kWorkerRoles, "true", "false: the scalar kernels"),
-    choice("performance.kernels", "--kernels", kWorkerRoles, "auto|avx2|reference", "auto",
+    choice("performance.kernels", "--kernels", kWorkerRoles, "auto|avx512vnni|avx512|avx2|reference", "auto",
            "which kernels compute"),
     choice("performance.weights", "--weights", kWorkerRoles, "mmap|huge", "mmap",
            "mapped from the files, or a private copy in 2-MiB pages"),

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include <string_view>
+#include <utility>
 
 #include "kernel/tables.hpp"
 
@@ -18,25 +19,31 @@ bool has_f16c() {
 }  // namespace
 
 CpuFeatures cpu_features() {
-    return {
-        .avx2 = __builtin_cpu_supports("avx2") != 0,
-        .fma = __builtin_cpu_supports("fma") != 0,
-        .f16c = has_f16c(),
-        .avx512 = __builtin_cpu_supports("avx512f") != 0 &&
-                  __builtin_cpu_supports("avx512bw") != 0 &&
-                  __builtin_cpu_supports("avx512dq") != 0 &&
-                  __builtin_cpu_supports("avx512vl") != 0,
-    };
+    CpuFeatures features;
+    features.avx2 = __builtin_cpu_supports("avx2") != 0;
+    features.fma = __builtin_cpu_supports("fma") != 0;
+    features.f16c = has_f16c();
+    features.avx512 =
+        __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+        __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
+    features.avx512_vnni = features.avx512 && __builtin_cpu_supports("avx512vnni") != 0;
+    return features;
 }
 
 const Kernels* find_kernels(const char* name, const CpuFeatures& features) {
-    const std::string_view wanted = name;
     const bool avx2 = features.avx2 && features.fma && features.f16c;
-    if (wanted == kReferenceKernels.name) {
-        return features.fma ? &kReferenceKernels : nullptr;
-    }
-    if (wanted == kAvx2Kernels.name || wanted == "auto") {
-        return avx2 ? &kAvx2Kernels : nullptr;
+    const bool avx512 = avx2 && features.avx512;
+    // The fastest first.
+    const std::pair<const Kernels*, bool> tables[] = {
+        {&kAvx512VnniKernels, avx512 && features.avx512_vnni},
+        {&kAvx512Kernels, avx512},
+        {&kAvx2Kernels, avx2},
+        {&kReferenceKernels, features.fma},
+    };
+    const std::string_view wanted = name;
+    for (const auto& [kernels, runs] : tables) {
+        if (wanted == kernels->name) return runs ? kernels : nullptr;
+        if (wanted == "auto" && runs && kernels != &kReferenceKernels) return kernels;
     }
     return nullptr;
 }

@@ -10,7 +10,7 @@
 
 namespace chatloop::kernel {
 
-const uint64_t kSelfTestDigest = 0x3eda14cae1b0a6ca;
+const uint64_t kSelfTestDigest = 0x111b7451768d0575;
 
 namespace {
 
@@ -135,7 +135,7 @@ constexpr WeightType kTypes[] = {WeightType::kF32, WeightType::kF16, WeightType:
                                  WeightType::kQ8,  WeightType::kQ4,  WeightType::kQ4Min};
 
 void hash_matmul(const Kernels& kernels, WeightType type, Digest& digest) {
-    constexpr int32_t kRowsMax = 9;
+    constexpr int32_t kRowsMax = 31;
     const int32_t n = 88;  // five and a half panels
     const int32_t k = is_quantized(type) ? 96 : 37;
     Source source(100 + static_cast<uint64_t>(type));
@@ -151,15 +151,16 @@ void hash_matmul(const Kernels& kernels, WeightType type, Digest& digest) {
     Matrix w = shape;
     w.values = weights.data();
     w.scales = scales.data();
-    Quantized quantized;
-    if (is_quantized(type)) {
-        quantized = quantize(kernels, x, kRowsMax, k);
-        digest.add(quantized.q);
-        digest.add(quantized.d);
-        digest.add(quantized.sum);
-        digest.add(quantized.sa);
-    }
-    for (int32_t rows = 1; rows <= kRowsMax; ++rows) {
+    for (const int32_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 31}) {  // every register tile
+        Quantized quantized;
+        if (is_quantized(type)) {
+            const std::vector<float> part(x.begin(), x.begin() + rows * k);
+            quantized = quantize(kernels, part, rows, k);
+            digest.add(quantized.q);
+            digest.add(quantized.d);
+            digest.add(quantized.sum);
+            digest.add(quantized.sa);
+        }
         const Activations input = {rows,
                                    k,
                                    x.data(),
@@ -228,11 +229,13 @@ void hash_elementwise(const Kernels& kernels, Digest& digest) {
     digest.add(kernels.all_finite(z.data(), static_cast<int64_t>(z.size())) ? 1u : 0u);
 }
 
-void hash_attention(const Kernels& kernels, int32_t window, float cap, Digest& digest) {
+void hash_attention(const Kernels& kernels, KvType type, int32_t window, float cap,
+                    Digest& digest) {
     constexpr int32_t kHeads = 6, kKvHeads = 2, kHeadDim = 32, kPositions = 150, kRows = 5;
     Source source(400 + static_cast<uint64_t>(window));
-    std::vector<uint16_t> pool(3 * kKvHeads * 2 * kBlockPositions * kHeadDim, 0x7e00);
-    const KvLayer kv = {pool.data(), kKvHeads * 2 * kBlockPositions * kHeadDim, kKvHeads, kHeadDim};
+    const int64_t stride = kKvHeads * kv_head_bytes(type, kHeadDim);
+    std::vector<uint8_t> pool(static_cast<size_t>(3 * stride), 0x7e);  // 0x7e7e is a NaN
+    const KvLayer kv = {pool.data(), stride, kKvHeads, kHeadDim, type};
     const uint32_t table[] = {2, 0, 1};
     for (int32_t position = 0; position < kPositions; ++position) {
         const std::vector<float> k = source.values(kKvHeads * kHeadDim, 2.0f);
@@ -278,8 +281,8 @@ bool rounds_f16(const Kernels& kernels) {
     v[1] = 1.0f + 0x1.8p-10f;
     v[2] = 0x1p-24f;
     v[3] = 1e6f;
-    kernels.store_kv({pool.data(), static_cast<int64_t>(pool.size()), 1, kHeadDim}, 0, 0, v.data(),
-                     v.data());
+    kernels.store_kv({reinterpret_cast<uint8_t*>(pool.data()), 0, 1, kHeadDim, KvType::kF16}, 0, 0,
+                     v.data(), v.data());
     const uint16_t* out = pool.data() + kBlockPositions * kHeadDim;
     return out[0] == 0x3c00 && out[1] == 0x3c02 && out[2] == 0x0001 && out[3] == 0x7bff;
 }
@@ -297,8 +300,10 @@ uint64_t self_test(const Kernels& kernels) {
         hash_embed(kernels, type, digest);
     }
     hash_elementwise(kernels, digest);
-    hash_attention(kernels, 0, 0.0f, digest);
-    hash_attention(kernels, 70, 50.0f, digest);
+    for (const KvType type : {KvType::kF16, KvType::kInt8}) {
+        hash_attention(kernels, type, 0, 0.0f, digest);
+        hash_attention(kernels, type, 70, 50.0f, digest);
+    }
     return digest.value();
 }
 

@@ -7,5 +7,7 @@ namespace chatloop::kernel {
 
 extern const Kernels kReferenceKernels;
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;      // F, BW, DQ, VL
+extern const Kernels kAvx512VnniKernels;  // and VNNI
 
 }  // namespace chatloop::kernel

@@ -65,8 +65,9 @@ Result<KvPool> KvPool::create_blocks(const ModelSpec& spec, int32_t layers, uint
 kernel::KvLayer KvPool::layer(int32_t index) const {
     CL_ASSERT(index >= 0 && index < layers_);
     kernel::KvLayer view;
-    view.base = values() + layer_elements(n_kv_heads_, head_dim_) * static_cast<uint64_t>(index);
-    view.block_stride = static_cast<int64_t>(block_bytes_ / sizeof(uint16_t));
+    view.base = memory_.data() + sizeof(uint16_t) * static_cast<uint64_t>(index) *
+                                     layer_elements(n_kv_heads_, head_dim_);
+    view.block_stride = static_cast<int64_t>(block_bytes_);
     view.n_kv_heads = n_kv_heads_;
     view.head_dim = head_dim_;
     return view;

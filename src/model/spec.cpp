@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/kernel/kernels.hpp"
 #include "json_fields.hpp"
 
 namespace chatloop {
@@ -16,7 +17,6 @@ using nlohmann::json;
 constexpr int32_t kFfnMax = 1 << 20;
 constexpr int32_t kLayersMax = 4096;
 constexpr int32_t kHeadsMax = 1024;
-constexpr int32_t kHeadDimMax = 1024;
 constexpr int32_t kVocabMax = 1 << 22;
 constexpr int32_t kContextMax = static_cast<int32_t>(kSequenceBlocksMax) * 64;
 constexpr size_t kStopIdsMax = 256;
@@ -61,10 +61,10 @@ void read_dimensions(FieldReader& in, ModelSpec& spec) {
     spec.n_layers = int32_field(in, "n_layers", 1, kLayersMax);
     spec.n_heads = int32_field(in, "n_heads", 1, kHeadsMax);
     spec.n_kv_heads = int32_field(in, "n_kv_heads", 1, kHeadsMax);
-    spec.head_dim = int32_field(in, "head_dim", 2, kHeadDimMax);
+    spec.head_dim = int32_field(in, "head_dim", 2, kernel::kHeadDimMax);
     spec.vocab_size = int32_field(in, "vocab_size", 1, kVocabMax);
     spec.context_length = int32_field(in, "context_length", 1, kContextMax);
-    spec.rot_dim = int32_field(in, "rot_dim", 2, kHeadDimMax);
+    spec.rot_dim = int32_field(in, "rot_dim", 2, kernel::kHeadDimMax);
     if (spec.n_heads % spec.n_kv_heads != 0) in.fail("n_heads", "is not a multiple of n_kv_heads");
     if (spec.rot_dim % 2 != 0) in.fail("rot_dim", "is odd");
     if (spec.rot_dim > spec.head_dim) in.fail("rot_dim", "is larger than head_dim");

@@ -122,7 +122,9 @@ void bench_attention(const Kernels& kernels, int32_t rows, int32_t repeats) {
     constexpr int32_t kHeads = 9, kKvHeads = 3, kHeadDim = 64, kPositions = 1024;
     constexpr int32_t kBlocks = kPositions / kBlockPositions;
     std::vector<uint16_t> pool(size_t{kBlocks} * kKvHeads * 2 * kBlockPositions * kHeadDim, 0x3400);
-    const KvLayer kv = {pool.data(), kKvHeads * 2 * kBlockPositions * kHeadDim, kKvHeads, kHeadDim};
+    const KvLayer kv = {reinterpret_cast<uint8_t*>(pool.data()),
+                        kKvHeads * kv_head_bytes(KvType::kF16, kHeadDim), kKvHeads, kHeadDim,
+                        KvType::kF16};
     std::vector<uint32_t> table(kBlocks);
     for (uint32_t b = 0; b < kBlocks; ++b) {
         table[b] = b;
@@ -152,7 +154,7 @@ void bench_table(const Kernels& kernels, int32_t repeats) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    for (const char* name : {"avx2", "reference"}) {
+    for (const char* name : {"avx512vnni", "avx512", "avx2", "reference"}) {
         const bool wanted = argc == 1 || std::any_of(argv + 1, argv + argc, [&](const char* arg) {
             return std::string_view(arg) == name;
         });

@@ -82,7 +82,7 @@ def test_unknown_keys(refused, role, text, hint):
     ("stage", "performance: {kv_cache_mb: 1e99}", "an integer from 1 to"),
     ("stage", "performance: {max_sequences: 99999}", "an integer from 1 to 4096"),
     ("stage", "model: {partition: -5}", "an integer from 0 to"),
-    ("sampler", "performance: {kernels: sse9}", "auto|avx2|reference"),
+    ("sampler", "performance: {kernels: sse9}", "auto|avx512vnni|avx512|avx2|reference"),
 ], ids=str)
 def test_impossible_ranges(refused, role, text, hint):
     assert hint in refused(role, text)

@@ -16,6 +16,8 @@ inline constexpr int32_t kGroup = 32;          // inputs per quantization group
 inline constexpr int32_t kPanelRows = 16;      // outputs per panel
 inline constexpr int32_t kBlockPositions = 64; // positions per KV block
 inline constexpr int32_t kLanes = 16;          // logical lanes of a reduction
+inline constexpr int32_t kHeadDimMax = 1024;
+inline constexpr int32_t kTileRows = 16;       // activation rows whose groups are interleaved
 
 enum class WeightType : uint8_t {
     kF32,
@@ -51,15 +53,25 @@ struct EmbeddingTable {
     const uint16_t* scales = nullptr;
 };
 
-// Activation rows as matmul reads them: x for float weights, the rest for quantized ones.
+// Where group `g` of `row` lies among the groups of all `rows`: tiles of 16 rows one after the
+// other, in a tile group by group, in a group row by row, so that a register tile of matmul is one
+// stream. A single row is dense.
+constexpr int64_t quantized_group(int32_t rows, int32_t groups, int32_t row, int32_t g) {
+    const int32_t tile = row / kTileRows * kTileRows;
+    const int32_t tile_rows = rows - tile < kTileRows ? rows - tile : kTileRows;
+    return int64_t{tile} * groups + int64_t{g} * tile_rows + (row - tile);
+}
+
+// Activation rows as matmul reads them: x for float weights, the rest for quantized ones, in the
+// order of quantized_group.
 struct Activations {
     int32_t rows = 0;
     int32_t k = 0;
     const float* x = nullptr;      // (rows, k)
-    const int8_t* q = nullptr;     // (rows, k)
-    const float* d = nullptr;      // (rows, k / 32)
-    const int32_t* sum = nullptr;  // (rows, k / 32): sum of q over the group
-    const float* sa = nullptr;     // (rows, k / 32): float(sum) * d
+    const int8_t* q = nullptr;     // (rows * k / 32 groups, 32)
+    const float* d = nullptr;      // of each group
+    const int32_t* sum = nullptr;  // of each group: sum of q
+    const float* sa = nullptr;     // of each group: float(sum) * d
 };
 
 struct QuantizedOut {
@@ -69,13 +81,25 @@ struct QuantizedOut {
     float* sa = nullptr;
 };
 
-// One layer's part of a KV pool (f16 bits). Block b of kv head h starts at base + b * block_stride
-// + h * 2 * 64 * head_dim: K transposed [head_dim][64], then V [64][head_dim].
+enum class KvType : uint8_t { kF16, kInt8 };
+
+// Bytes of one kv head in one block.
+//   kF16:  K transposed [head_dim][64] f16, then V [64][head_dim] f16.
+//   kInt8: K [head_dim][64] int8, its scales [head_dim / 32][64] f16; then V [64][head_dim] int8,
+//          its scales [64][head_dim / 32] f16. head_dim % 32 == 0.
+constexpr int64_t kv_head_bytes(KvType type, int32_t head_dim) {
+    const int64_t values = int64_t{2} * kBlockPositions * head_dim;
+    return type == KvType::kF16 ? 2 * values : values + 2 * (values / kGroup);
+}
+
+// One layer's part of a KV pool. Block b of kv head h starts at
+// base + b * block_stride + h * kv_head_bytes(type, head_dim), 64-byte aligned.
 struct KvLayer {
-    uint16_t* base = nullptr;
-    int64_t block_stride = 0;  // elements between blocks, at least n_kv_heads * 128 * head_dim
+    uint8_t* base = nullptr;
+    int64_t block_stride = 0;  // bytes between blocks, at least n_kv_heads * kv_head_bytes
     int32_t n_kv_heads = 0;
     int32_t head_dim = 0;
+    KvType type = KvType::kF16;
 };
 
 struct AttentionShape {
@@ -88,9 +112,9 @@ struct AttentionShape {
 };
 
 struct Kernels {
-    const char* name;  // "reference", "avx2"
+    const char* name;  // "reference", "avx2", "avx512", "avx512vnni"
 
-    // Rule 1. x (rows, k), k % 32 == 0.
+    // Rule 1. x (rows, k), k % 32 == 0; out in the order of quantized_group.
     void (*quantize)(const QuantizedOut& out, const float* x, int32_t rows, int32_t k);
     // Rules 2 and 3. y[r * y_stride + n] for every row r and every output of panels
     // [panel_first, panel_end); outputs beyond w.n are not written.
@@ -140,11 +164,12 @@ struct CpuFeatures {
     bool avx2 = false;
     bool fma = false;
     bool f16c = false;
-    bool avx512 = false;
+    bool avx512 = false;  // F, BW, DQ and VL
+    bool avx512_vnni = false;
 };
 CpuFeatures cpu_features();
 
-// The table of that name ("reference", "avx2"), or nullptr if there is none or the CPU lacks it.
+// The table of that name, or nullptr if there is none or the CPU lacks it.
 // "auto" gives the fastest that `features` allows; nullptr when AVX2, FMA or F16C is missing.
 const Kernels* find_kernels(const char* name, const CpuFeatures& features);
 

@@ -9,6 +9,9 @@
 namespace chatloop::kernel::avx2 {
 
 struct Lanes {
+    static constexpr int32_t kTileQueries = 6;   // of attention
+    static constexpr int32_t kAccumulators = 6;  // F values that stay in registers in a loop
+
     struct F {
         __m256 lo, hi;
     };
@@ -27,6 +30,10 @@ struct Lanes {
     }
     static F load_f16(const uint16_t* p) {
         return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 8))};
+    }
+    static F set1_f16(uint16_t half) {
+        const __m256 all = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<int16_t>(half)));
+        return {all, all};
     }
     static F load_bf16(const uint16_t* p) {
         const I wide = {_mm256_cvtepu16_epi32(load128(p)), _mm256_cvtepu16_epi32(load128(p + 8))};
@@ -79,6 +86,10 @@ struct Lanes {
     static I set1_int(int32_t x) {
         const __m256i all = _mm256_set1_epi32(x);
         return {all, all};
+    }
+    static I load_int(const int32_t* p) {
+        const auto* at = reinterpret_cast<const __m256i*>(p);
+        return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
     }
     static I load_i8(const int8_t* p) {
         const __m128i bytes = load128(p);

@@ -12,13 +12,13 @@ namespace {
 constexpr int32_t kHalfRows = kPanelRows / 2;
 constexpr int32_t kPrefetchBytes = 2048;  // ahead in a weight stream that is read once
 
-// The activations of one row tile.
+// The activations of some rows of one tile: group g of row r is number g * stride + r.
 struct Rows {
-    const int8_t* q;     // (rows, k)
-    const float* d;      // (rows, groups)
-    const int32_t* sum;  // (rows, groups)
-    const float* sa;     // (rows, groups)
-    int32_t k;
+    const int8_t* q;
+    const float* d;
+    const int32_t* sum;
+    const float* sa;
+    int32_t stride;
     int32_t groups;
 };
 
@@ -82,8 +82,8 @@ void q4_half(float* y, int64_t y_stride, const uint8_t* values, const uint16_t* 
         }
         const __m256 dw = load_scales(scales + g * kScaleStride);
         for (int32_t r = 0; r < kRows; ++r) {
-            const int32_t at = r * x.groups + g;
-            __m256i isum = nibble_sum(w, x.q + int64_t{r} * x.k + g * kGroup);
+            const int64_t at = int64_t{g} * x.stride + r;
+            __m256i isum = nibble_sum(w, x.q + at * kGroup);
             if constexpr (!kMinimum) {
                 isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(8 * x.sum[at]));
             }
@@ -123,7 +123,7 @@ void q8_half(float* y, int64_t y_stride, const int8_t* values, const uint16_t* s
             const __m256i w = load(line);
             const __m256i abs = _mm256_abs_epi8(w);
             for (int32_t r = 0; r < kRows; ++r) {
-                const int8_t* q = x.q + int64_t{r} * x.k + g * kGroup + 4 * c;
+                const int8_t* q = x.q + (int64_t{g} * x.stride + r) * kGroup + 4 * c;
                 const __m256i a = _mm256_sign_epi8(broadcast4(q), w);
                 const __m256i pairs = _mm256_maddubs_epi16(abs, a);
                 isum[r] = _mm256_add_epi32(isum[r], _mm256_madd_epi16(pairs, ones));
@@ -131,7 +131,7 @@ void q8_half(float* y, int64_t y_stride, const int8_t* values, const uint16_t* s
         }
         const __m256 dw = load_scales(scales + g * kPanelRows);
         for (int32_t r = 0; r < kRows; ++r) {
-            const __m256 d = _mm256_mul_ps(dw, _mm256_set1_ps(x.d[r * x.groups + g]));
+            const __m256 d = _mm256_mul_ps(dw, _mm256_set1_ps(x.d[int64_t{g} * x.stride + r]));
             acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum[r]), d, acc[r]);
         }
     }
@@ -167,8 +167,9 @@ void panel_rows(float* y, int64_t y_stride, const Matrix& w, const Activations& 
                 int32_t row) {
     const int32_t groups = w.k / kGroup;
     const int64_t group_first = int64_t{panel} * groups;
-    const int64_t at = int64_t{row} * groups;
-    const Rows rows = {x.q + int64_t{row} * x.k, x.d + at, x.sum + at, x.sa + at, x.k, groups};
+    const int64_t at = quantized_group(x.rows, groups, row, 0);
+    const auto stride = static_cast<int32_t>(quantized_group(x.rows, groups, row, 1) - at);
+    const Rows rows = {x.q + at * kGroup, x.d + at, x.sum + at, x.sa + at, stride, groups};
     const auto* values = static_cast<const uint8_t*>(w.values) + group_first * Format::kGroupBytes;
     const uint16_t* scales = w.scales + group_first * Format::kGroupScales;
     for (int32_t half = 0; half < 2; ++half) {
@@ -200,17 +201,12 @@ void matmul(float* y, int64_t y_stride, const Matrix& w, const Activations& x, i
 
 }  // namespace
 
-void matmul_q8(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
-               int32_t panel_first, int32_t panel_end) {
-    matmul<Q8>(y, y_stride, w, x, panel_first, panel_end);
-}
-
-void matmul_q4(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
-               int32_t panel_first, int32_t panel_end) {
-    if (w.type == WeightType::kQ4Min) {
-        matmul<Q4<true>>(y, y_stride, w, x, panel_first, panel_end);
-    } else {
-        matmul<Q4<false>>(y, y_stride, w, x, panel_first, panel_end);
+void matmul_quantized(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
+                      int32_t panel_first, int32_t panel_end) {
+    switch (w.type) {
+        case WeightType::kQ8: return matmul<Q8>(y, y_stride, w, x, panel_first, panel_end);
+        case WeightType::kQ4: return matmul<Q4<false>>(y, y_stride, w, x, panel_first, panel_end);
+        default: return matmul<Q4<true>>(y, y_stride, w, x, panel_first, panel_end);
     }
 }
 

@@ -5,9 +5,7 @@
 namespace chatloop::kernel::avx2 {
 
 // Rule 2, panels [panel_first, panel_end); sizes are checked by the caller.
-void matmul_q8(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
-               int32_t panel_first, int32_t panel_end);
-void matmul_q4(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
-               int32_t panel_first, int32_t panel_end);
+void matmul_quantized(float* y, int64_t y_stride, const Matrix& w, const Activations& x,
+                      int32_t panel_first, int32_t panel_end);
 
 }  // namespace chatloop::kernel::avx2

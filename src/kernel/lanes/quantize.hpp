@@ -5,35 +5,85 @@
 
 namespace chatloop::kernel::lanes {
 
+// |x| as an integer orders like |x|, with infinity and the NaNs at the top.
+template <class V>
+typename V::I abs_bits(typename V::F x) {
+    return V::and_int(V::bits(x), V::set1_int(0x7fffffff));
+}
+
+// 16 groups at a time, so that their divisions and sums are vectors; `amax` and `sum` have a lane
+// per group.
+struct GroupBatch {
+    const float* x[kLanes];
+    float amax[kLanes];
+    float id[kLanes];
+    int32_t sum[kLanes];
+};
+
+template <class V>
+void quantize_batch(const QuantizedOut& out, GroupBatch& batch, int32_t count) {
+    for (int32_t i = 0; i < count; ++i) {
+        const auto amax = V::max_int(abs_bits<V>(V::load(batch.x[i])),
+                                     abs_bits<V>(V::load(batch.x[i] + kLanes)));
+        batch.amax[i] = __builtin_bit_cast(float, V::maximum_int(amax));
+    }
+    // Not below 1e-30 is not yet finite: infinity gives id = 0, and its group is written below.
+    const auto amax = V::load(batch.amax);
+    const auto tiny = V::set1(1e-30f), zero = V::set1(0.0f), steps = V::set1(127.0f);
+    V::store(batch.id, V::select_less(amax, tiny, zero, V::div(steps, amax)));
+    float d[kLanes], sa[kLanes];
+    const auto scales = V::select_less(amax, tiny, zero, V::div(amax, steps));
+    V::store(d, scales);
+    const auto low = V::set1(-127.0f);
+    for (int32_t i = 0; i < count; ++i) {
+        int8_t* q = out.q + i * kGroup;
+        const auto id = V::set1(batch.id[i]);
+        const auto q0 = V::mul(V::load(batch.x[i]), id);
+        const auto q1 = V::mul(V::load(batch.x[i] + kLanes), id);
+        const auto low_half = V::round(V::min(steps, V::max(low, q0)));
+        const auto high_half = V::round(V::min(steps, V::max(low, q1)));
+        V::store_i8(q, low_half);
+        V::store_i8(q + kLanes, high_half);
+        batch.sum[i] = V::sum_int(V::add_int(low_half, high_half));
+    }
+    V::store(sa, V::mul(V::to_float(V::load_int(batch.sum)), scales));
+    for (int32_t i = 0; i < count; ++i) {
+        if (!(batch.amax[i] < __builtin_inff())) {
+            V::store_i8(out.q + i * kGroup, V::set1_int(0));
+            V::store_i8(out.q + i * kGroup + kLanes, V::set1_int(0));
+            batch.sum[i] = 0;
+            d[i] = sa[i] = __builtin_nanf("");
+        }
+        out.d[i] = d[i];
+        out.sum[i] = batch.sum[i];
+        out.sa[i] = sa[i];
+    }
+}
+
 template <class V>
 void quantize(const QuantizedOut& out, const float* x, int32_t rows, int32_t k) {
     CL_ASSERT(k % kGroup == 0);
-    constexpr int32_t kInfinityBits = 0x7f800000;
-    const auto abs_mask = V::set1_int(0x7fffffff);
-    const auto low = V::set1(-127.0f), high = V::set1(127.0f);
-    const int64_t groups = int64_t{rows} * (k / kGroup);
-    for (int64_t g = 0; g < groups; ++g, x += kGroup) {
-        int8_t* q = out.q + g * kGroup;
-        const auto x0 = V::load(x), x1 = V::load(x + kLanes);
-        const int32_t bits = V::maximum_int(V::max_int(V::and_int(V::bits(x0), abs_mask),
-                                                       V::and_int(V::bits(x1), abs_mask)));
-        const float amax = __builtin_bit_cast(float, bits);
-        if (bits >= kInfinityBits || amax < 1e-30f) {
-            V::store_i8(q, V::set1_int(0));
-            V::store_i8(q + kLanes, V::set1_int(0));
-            out.d[g] = out.sa[g] = bits >= kInfinityBits ? __builtin_nanf("") : 0.0f;
-            out.sum[g] = 0;
-            continue;
+    GroupBatch batch = {};
+    int64_t done = 0;
+    int32_t count = 0;
+    const auto flush = [&] {
+        quantize_batch<V>({out.q + done * kGroup, out.d + done, out.sum + done, out.sa + done},
+                          batch, count);
+        done += count;
+        count = 0;
+    };
+    for (int32_t tile = 0; tile < rows; tile += kTileRows) {  // the order of quantized_group
+        const int32_t end = rows - tile < kTileRows ? rows : tile + kTileRows;
+        for (int32_t at = 0; at < k; at += kGroup) {
+            for (int32_t row = tile; row < end; ++row) {
+                batch.x[count] = x + int64_t{row} * k + at;
+                if (++count == kLanes) {
+                    flush();
+                }
+            }
         }
-        const auto id = V::set1(127.0f / amax);
-        const auto q0 = V::round(V::min(high, V::max(low, V::mul(x0, id))));
-        const auto q1 = V::round(V::min(high, V::max(low, V::mul(x1, id))));
-        V::store_i8(q, q0);
-        V::store_i8(q + kLanes, q1);
-        out.d[g] = amax / 127.0f;
-        out.sum[g] = V::sum_int(V::add_int(q0, q1));
-        out.sa[g] = static_cast<float>(out.sum[g]) * out.d[g];
     }
+    flush();
 }
 
 // Half a group: 16 quants as floats, before scale and minimum.
@@ -50,16 +100,6 @@ typename V::F embed_quants(const EmbeddingTable& table, int64_t group, int32_t h
     return V::to_float(V::add_int(q, V::set1_int(-zero_point)));
 }
 
-// One f16 in every lane.
-template <class V>
-typename V::F set1_f16(uint16_t half) {
-    uint16_t full[kLanes];
-    for (uint16_t& value : full) {
-        value = half;
-    }
-    return V::load_f16(full);
-}
-
 template <class V>
 void embed_quantized(float* out, const EmbeddingTable& table, int64_t id) {
     CL_ASSERT(table.k % kGroup == 0);
@@ -67,8 +107,8 @@ void embed_quantized(float* out, const EmbeddingTable& table, int64_t id) {
     const bool has_minimum = table.type == WeightType::kQ4Min;
     for (int64_t g = id * groups; g < (id + 1) * groups; ++g) {
         const uint16_t* line = table.scales + (has_minimum ? 2 * g : g);
-        const auto d = set1_f16<V>(line[0]);
-        const auto minimum = set1_f16<V>(has_minimum ? line[1] : uint16_t{0});
+        const auto d = V::set1_f16(line[0]);
+        const auto minimum = V::set1_f16(has_minimum ? line[1] : uint16_t{0});
         for (int32_t half = 0; half < 2; ++half, out += kLanes) {
             const auto q = embed_quants<V>(table, g, half);
             V::store(out, has_minimum ? V::fma(d, q, minimum) : V::mul(d, q));
@@ -102,22 +142,76 @@ void embed(float* out, const EmbeddingTable& table, int32_t id) {
 }
 
 template <class V>
+typename V::F clamp_to_f16(const float* x) {
+    return V::min(V::set1(65504.0f), V::max(V::set1(-65504.0f), V::load(x)));
+}
+
+// 32 dims as int8; gives their scale (f16 bits).
+template <class V>
+uint16_t quantize_kv(int8_t (&q)[kGroup], const float* x) {
+    const auto x0 = clamp_to_f16<V>(x), x1 = clamp_to_f16<V>(x + kLanes);
+    const int32_t bits = V::maximum_int(V::max_int(abs_bits<V>(x0), abs_bits<V>(x1)));
+    uint16_t scales[kLanes];
+    V::store_f16(scales, V::set1(__builtin_bit_cast(float, bits) / 127.0f));
+    const auto d = V::load_f16(scales);
+    if ((scales[0] & 0x7fff) == 0 || (scales[0] & 0x7fff) > 0x7c00) {
+        V::store_i8(q, V::set1_int(0));
+        V::store_i8(q + kLanes, V::set1_int(0));
+        return scales[0];
+    }
+    const auto low = V::set1(-127.0f), high = V::set1(127.0f);
+    V::store_i8(q, V::round(V::min(high, V::max(low, V::div(x0, d)))));
+    V::store_i8(q + kLanes, V::round(V::min(high, V::max(low, V::div(x1, d)))));
+    return scales[0];
+}
+
+template <class V>
+void store_kv_int8(uint8_t* block, int32_t head_dim, int32_t offset, const float* k,
+                   const float* v) {
+    const int32_t groups = head_dim / kGroup;
+    auto* k_q = reinterpret_cast<int8_t*>(block);
+    auto* k_scales = reinterpret_cast<uint16_t*>(k_q + kBlockPositions * head_dim);
+    auto* v_q = reinterpret_cast<int8_t*>(k_scales + kBlockPositions * groups);
+    auto* v_scales = reinterpret_cast<uint16_t*>(v_q + kBlockPositions * head_dim);
+    for (int32_t g = 0; g < groups; ++g) {
+        int8_t q[kGroup];
+        k_scales[g * kBlockPositions + offset] = quantize_kv<V>(q, k + g * kGroup);
+        for (int32_t i = 0; i < kGroup; ++i) {
+            k_q[(g * kGroup + i) * kBlockPositions + offset] = q[i];
+        }
+        v_scales[offset * groups + g] = quantize_kv<V>(q, v + g * kGroup);
+        __builtin_memcpy(v_q + offset * head_dim + g * kGroup, q, sizeof(q));
+    }
+}
+
+template <class V>
+void store_kv_f16(uint8_t* block, int32_t head_dim, int32_t offset, const float* k,
+                  const float* v) {
+    auto* k_block = reinterpret_cast<uint16_t*>(block);
+    uint16_t* v_row = k_block + (kBlockPositions + offset) * head_dim;
+    for (int32_t d = 0; d < head_dim; d += kLanes) {
+        uint16_t column[kLanes];
+        V::store_f16(column, clamp_to_f16<V>(k + d));
+        for (int32_t i = 0; i < kLanes; ++i) {
+            k_block[(d + i) * kBlockPositions + offset] = column[i];
+        }
+        V::store_f16(v_row + d, clamp_to_f16<V>(v + d));
+    }
+}
+
+template <class V>
 void store_kv(const KvLayer& kv, uint32_t block, int32_t offset, const float* k, const float* v) {
     CL_ASSERT(offset >= 0 && offset < kBlockPositions);
-    CL_ASSERT(kv.head_dim % kLanes == 0);
-    const auto low = V::set1(-65504.0f), high = V::set1(65504.0f);
-    uint16_t* k_block = kv.base + block * kv.block_stride;
-    for (int32_t h = 0; h < kv.n_kv_heads; ++h) {
-        uint16_t* v_row = k_block + (kBlockPositions + offset) * kv.head_dim;
-        for (int32_t d = 0; d < kv.head_dim; d += kLanes, k += kLanes, v += kLanes) {
-            uint16_t column[kLanes];
-            V::store_f16(column, V::min(high, V::max(low, V::load(k))));
-            for (int32_t i = 0; i < kLanes; ++i) {
-                k_block[(d + i) * kBlockPositions + offset] = column[i];
-            }
-            V::store_f16(v_row + d, V::min(high, V::max(low, V::load(v))));
+    const bool int8 = kv.type == KvType::kInt8;
+    CL_ASSERT(kv.head_dim % (int8 ? kGroup : kLanes) == 0);
+    uint8_t* head = kv.base + block * kv.block_stride;
+    for (int32_t h = 0; h < kv.n_kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
+        if (int8) {
+            store_kv_int8<V>(head, kv.head_dim, offset, k, v);
+        } else {
+            store_kv_f16<V>(head, kv.head_dim, offset, k, v);
         }
-        k_block += int64_t{2} * kBlockPositions * kv.head_dim;
+        head += kv_head_bytes(kv.type, kv.head_dim);
     }
 }
 

@@ -11,6 +11,9 @@
 namespace chatloop::kernel {
 
 struct ScalarLanes {
+    static constexpr int32_t kTileQueries = 5;   // of attention
+    static constexpr int32_t kAccumulators = 6;  // F values that stay in registers in a loop
+
     struct F {
         float at[kLanes];
     };
@@ -49,6 +52,7 @@ struct ScalarLanes {
     static F load_f16(const uint16_t* p) {
         return make([&](int32_t i) { return f32_from_f16(p[i]); });
     }
+    static F set1_f16(uint16_t half) { return set1(f32_from_f16(half)); }
     static F load_bf16(const uint16_t* p) {
         return make([&](int32_t i) { return f32_from_bf16(p[i]); });
     }
@@ -112,6 +116,9 @@ struct ScalarLanes {
 
     static I set1_int(int32_t x) {
         return make_int([&](int32_t) { return x; });
+    }
+    static I load_int(const int32_t* p) {
+        return make_int([&](int32_t i) { return p[i]; });
     }
     static I load_i8(const int8_t* p) {
         return make_int([&](int32_t i) { return int32_t{p[i]}; });

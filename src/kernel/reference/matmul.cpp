@@ -28,13 +28,12 @@ float dot_quantized(const Matrix& w, int32_t n, const Activations& x, int32_t r)
     const int32_t groups = w.k / kGroup;
     const int32_t zero_point = w.type == WeightType::kQ4 ? 8 : 0;
     const int32_t halves = w.type == WeightType::kQ4Min ? 2 : 1;
-    const int8_t* q = x.q + int64_t{r} * x.k;
     float acc = 0.0f;
     for (int32_t g = 0; g < groups; ++g) {
-        const int64_t at = int64_t{r} * groups + g;
+        const int64_t at = quantized_group(x.rows, groups, r, g);
         int32_t isum = 0;
-        for (int32_t k = g * kGroup; k < (g + 1) * kGroup; ++k) {
-            isum += (quant_at(w, n, k) - zero_point) * q[k];
+        for (int32_t k = 0; k < kGroup; ++k) {
+            isum += (quant_at(w, n, g * kGroup + k) - zero_point) * x.q[at * kGroup + k];
         }
         const int64_t line = (int64_t{n / kPanelRows} * groups + g) * halves * kPanelRows;
         const uint16_t* scales = w.scales + line + n % kPanelRows;

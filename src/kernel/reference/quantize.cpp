@@ -74,9 +74,11 @@ float embed_float(const EmbeddingTable& table, int64_t index) {
 
 void quantize(const QuantizedOut& out, const float* x, int32_t rows, int32_t k) {
     CL_ASSERT(k % kGroup == 0);
-    const int64_t groups = int64_t{rows} * (k / kGroup);
-    for (int64_t g = 0; g < groups; ++g) {
-        quantize_group(out.q + g * kGroup, out.d[g], out.sum[g], out.sa[g], x + g * kGroup);
+    for (int32_t row = 0; row < rows; ++row) {
+        for (int32_t g = 0; g < k / kGroup; ++g, x += kGroup) {
+            const int64_t at = quantized_group(rows, k / kGroup, row, g);
+            quantize_group(out.q + at * kGroup, out.d[at], out.sum[at], out.sa[at], x);
+        }
     }
 }
 

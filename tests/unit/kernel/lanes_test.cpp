@@ -1,21 +1,18 @@
-// Every operation of the op set, AVX2 against scalar, over all pairs (and a product's worth of
-// triples) of edge values.
+// The op set: each backend's operations against the scalar ones.
 #include <doctest/doctest.h>
 
 #include <cfloat>
 
-#include "kernel/avx2/lanes.hpp"
 #include "kernel/lanes/attention.hpp"
 #include "kernel/lanes/matmul_float.hpp"
 #include "kernel/lanes/quantize.hpp"
 #include "kernel/lanes/scalar.hpp"
+#include "lane_ops.hpp"
 #include "support.hpp"
 
 using namespace chatloop::kernel;
-using chatloop::kernel::test::random_values;
-using chatloop::kernel::test::same_bits;
+using namespace chatloop::kernel::test;
 using S = ScalarLanes;
-using A = avx2::Lanes;
 
 namespace {
 
@@ -39,13 +36,6 @@ const std::vector<float>& edge_values() {
     return values;
 }
 
-template <class V>
-std::vector<float> stored(typename V::F a) {
-    std::vector<float> out(kLanes);
-    V::store(out.data(), a);
-    return out;
-}
-
 // 16 values from `first` on, cyclically.
 std::vector<float> window(size_t first) {
     std::vector<float> out(kLanes);
@@ -55,15 +45,16 @@ std::vector<float> window(size_t first) {
     return out;
 }
 
-// op is called with V as a template argument and the three inputs.
-template <class Op>
-int32_t differences(Op op) {
+// Over all pairs (and a product's worth of triples) of edge values.
+int32_t differences(const LaneOp& expected, const LaneOp& op) {
     int32_t count = 0;
     for (size_t i = 0; i < edge_values().size(); i += 5) {
         for (size_t j = 0; j < edge_values().size(); ++j) {
             const std::vector<float> a = window(i), b = window(j), c = window(3 * i + 7 * j);
-            count += !same_bits(op.template operator()<S>(a.data(), b.data(), c.data()),
-                                op.template operator()<A>(a.data(), b.data(), c.data()));
+            std::vector<float> x(kLanes), y(kLanes);
+            expected.run(x.data(), a.data(), b.data(), c.data());
+            op.run(y.data(), a.data(), b.data(), c.data());
+            count += !same_bits(x, y);
         }
     }
     return count;
@@ -74,12 +65,7 @@ constexpr auto kMultiply = &lanes::matmul_float<S, kType>;
 
 }  // namespace
 
-#define CHECK_LANES(expression)                                                          \
-    CHECK(differences([]<class V>(const float* pa, const float* pb, const float* pc) {   \
-              const auto a = V::load(pa), b = V::load(pb), c = V::load(pc);              \
-              (void)a, (void)b, (void)c;                                                 \
-              return stored<V>(expression);                                              \
-          }) == 0)
+std::span<const LaneOp> chatloop::kernel::test::scalar_lane_ops() { return kLaneOps<S>; }
 
 TEST_CASE("the float kernels over the scalar op set have the committed digest") {
     const Kernels kernels = {
@@ -111,73 +97,13 @@ TEST_CASE("the float kernels over the scalar op set have the committed digest") 
     CHECK(self_test(kernels) == kSelfTestDigest);
 }
 
-TEST_CASE("float operations") {
-    CHECK_LANES(V::add(a, b));
-    CHECK_LANES(V::sub(a, b));
-    CHECK_LANES(V::mul(a, b));
-    CHECK_LANES(V::div(a, b));
-    CHECK_LANES(V::fma(a, b, c));
-    CHECK_LANES(V::sqrt(a));
-    CHECK_LANES(V::neg(a));
-    CHECK_LANES(V::max(a, b));
-    CHECK_LANES(V::min(a, b));
-    CHECK_LANES(V::select_less(a, b, c, a));
-    CHECK_LANES(V::set1(pa[3]));
-    CHECK_LANES(V::set1(V::sum(a)));
-    CHECK_LANES(V::set1(V::maximum(a)));
-    CHECK_LANES(lanes::exp<V>(a));
-    CHECK_LANES(lanes::softcap_of<V>(a, b));
-}
-
-TEST_CASE("select_range at every pair of bounds") {
-    int32_t count = 0;
-    const std::vector<float> yes = random_values(kLanes, 1.0f, 1);
-    const std::vector<float> no = random_values(kLanes, 1.0f, 2);
-    for (int32_t first = -70; first < 70; ++first) {
-        for (int32_t end = -70; end < 70; ++end) {
-            const auto s = S::select_range(first, end, S::load(yes.data()), S::load(no.data()));
-            const auto a = A::select_range(first, end, A::load(yes.data()), A::load(no.data()));
-            count += !same_bits(stored<S>(s), stored<A>(a));
-        }
+TEST_CASE("every operation of the op set") {
+    const std::span<const LaneOp> scalar = scalar_lane_ops();
+    const std::string_view name = table().name;
+    const std::span<const LaneOp> ops = name == "avx2" ? avx2_lane_ops() : avx512_lane_ops();
+    REQUIRE(ops.size() == scalar.size());
+    for (size_t i = 0; i < ops.size(); ++i) {
+        CAPTURE(std::string(ops[i].name));
+        CHECK(differences(scalar[i], ops[i]) == 0);
     }
-    CHECK(count == 0);
-}
-
-TEST_CASE("conversions") {
-    const auto narrow = []<class V>(const float* a, const float*, const float*) {
-        uint16_t half[kLanes];
-        V::store_f16(half, V::load(a));
-        return stored<V>(V::load_f16(half));
-    };
-    CHECK(differences(narrow) == 0);
-    const auto bits16 = []<class V>(const float* a, const float*, const float*) {
-        uint16_t words[2 * kLanes];
-        __builtin_memcpy(words, a, sizeof(words));
-        return stored<V>(V::load_bf16(words + 3));
-    };
-    CHECK(differences(bits16) == 0);
-    const auto rounded = []<class V>(const float* a, const float*, const float*) {
-        const auto x = V::min(V::set1(1e6f), V::max(V::set1(-1e6f), V::load(a)));
-        const auto finite = V::select_less(x, V::set1(2e6f), x, V::set1(0.0f));
-        return stored<V>(V::to_float(V::round(finite)));
-    };
-    CHECK(differences(rounded) == 0);
-}
-
-TEST_CASE("integer operations") {
-    CHECK_LANES(V::as_float(V::add_int(V::bits(a), V::bits(b))));
-    CHECK_LANES(V::as_float(V::and_int(V::bits(a), V::bits(b))));
-    CHECK_LANES(V::as_float(V::max_int(V::bits(a), V::bits(b))));
-    CHECK_LANES(V::as_float(V::template shift_left<23>(V::bits(a))));
-    CHECK_LANES(V::as_float(V::template shift_right<4>(V::bits(a))));
-    CHECK_LANES(V::to_float(V::bits(a)));
-    CHECK_LANES(V::to_float(V::set1_int(V::sum_int(V::bits(a)))));
-    CHECK_LANES(V::to_float(V::set1_int(V::maximum_int(V::bits(a)))));
-    const auto bytes = []<class V>(const float* a, const float*, const float*) {
-        const auto* raw = reinterpret_cast<const uint8_t*>(a);
-        int8_t out[kLanes];
-        V::store_i8(out, V::load_i8(reinterpret_cast<const int8_t*>(raw) + 5));
-        return stored<V>(V::to_float(V::add_int(V::load_i8(out), V::load_u8(raw + 21))));
-    };
-    CHECK(differences(bytes) == 0);
 }

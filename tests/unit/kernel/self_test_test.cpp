@@ -7,6 +7,7 @@
 #include "support.hpp"
 
 using namespace chatloop::kernel;
+using chatloop::kernel::test::table;
 
 namespace {
 
@@ -36,10 +37,10 @@ Kernels with_rounded_products() {
 TEST_CASE("every table has the committed digest") {
     CHECK(self_test(kReferenceKernels) == kSelfTestDigest);
     const auto start = std::chrono::steady_clock::now();
-    CHECK(self_test(kAvx2Kernels) == kSelfTestDigest);
+    CHECK(self_test(table()) == kSelfTestDigest);
     const auto end = std::chrono::steady_clock::now();
     const std::chrono::duration<double, std::milli> taken = end - start;
-    MESSAGE("self-test of avx2: ", taken.count(), " ms");
+    MESSAGE("self-test of ", std::string(table().name), ": ", taken.count(), " ms");
     CHECK(taken.count() < 50.0);
 }
 
@@ -53,15 +54,22 @@ TEST_CASE("flushed denormals are found, by MXCSR and by the self-test") {
     const uint32_t saved = _mm_getcsr();
     _mm_setcsr(saved | 0x8040);  // FTZ and DAZ
     const bool is_default = mxcsr_is_default();
-    const uint64_t digest = self_test(kAvx2Kernels);
+    const uint64_t digest = self_test(table());
     _mm_setcsr(saved);
     CHECK(!is_default);
     CHECK(digest == 0);
 }
 
 TEST_CASE("a table is found only where the CPU can run it") {
-    const CpuFeatures all = {.avx2 = true, .fma = true, .f16c = true};
+    CpuFeatures all = {.avx2 = true, .fma = true, .f16c = true};
     CHECK(std::strcmp(find_kernels("auto", all)->name, "avx2") == 0);
+    CHECK(find_kernels("avx512", all) == nullptr);
+    all.avx512 = true;
+    CHECK(std::strcmp(find_kernels("auto", all)->name, "avx512") == 0);
+    CHECK(find_kernels("avx512vnni", all) == nullptr);
+    all.avx512_vnni = true;
+    CHECK(std::strcmp(find_kernels("auto", all)->name, "avx512vnni") == 0);
+    CHECK(std::strcmp(find_kernels("avx2", all)->name, "avx2") == 0);
     CHECK(std::strcmp(find_kernels("reference", all)->name, "reference") == 0);
     CHECK(find_kernels("sse2", all) == nullptr);
     CHECK(find_kernels("auto", {.avx2 = true, .fma = false, .f16c = true}) == nullptr);

@@ -13,6 +13,9 @@
 
 namespace chatloop::kernel::test {
 
+// The table under test.
+const Kernels& table();
+
 // The same bits, any NaN being equal to any other.
 inline bool same_bits(float a, float b) {
     return (std::isnan(a) && std::isnan(b)) ||
@@ -49,6 +52,10 @@ struct Quantized {
     Quantized(const Kernels& kernels, const std::vector<float>& x, int32_t rows, int32_t k)
         : q(x.size()), d(x.size() / kGroup), sum(d.size()), sa(d.size()) {
         kernels.quantize({q.data(), d.data(), sum.data(), sa.data()}, x.data(), rows, k);
+    }
+    double value(int32_t rows, int32_t k, int32_t row, int32_t at) const {
+        const int64_t group = quantized_group(rows, k / kGroup, row, at / kGroup);
+        return q[group * kGroup + at % kGroup] * static_cast<double>(d[group]);
     }
     Activations view(int32_t rows, int32_t k) const {
         return {rows, k, nullptr, q.data(), d.data(), sum.data(), sa.data()};

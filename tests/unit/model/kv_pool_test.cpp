@@ -40,11 +40,11 @@ TEST_CASE("layers and blocks do not overlap and start at whole cache lines") {
     Result<KvPool> pool = KvPool::create_blocks(shape(), 3, 5);
     REQUIRE(pool.ok());
     const KvPool moved = std::move(*pool);
-    const uint16_t* origin = moved.layer(0).base;
+    const uint8_t* origin = moved.layer(0).base;
     for (int32_t i = 0; i < 3; ++i) {
         const kernel::KvLayer layer = moved.layer(i);
-        CHECK(layer.base - origin == i * static_cast<int64_t>(kLayerBytes / 2));
-        CHECK(layer.block_stride == 3 * static_cast<int64_t>(kLayerBytes / 2));
+        CHECK(layer.base - origin == i * static_cast<int64_t>(kLayerBytes));
+        CHECK(layer.block_stride == 3 * static_cast<int64_t>(kLayerBytes));
         CHECK(layer.n_kv_heads == 2);
         CHECK(layer.head_dim == 16);
         CHECK(reinterpret_cast<uintptr_t>(layer.base) % 64 == 0);
@@ -54,7 +54,7 @@ TEST_CASE("layers and blocks do not overlap and start at whole cache lines") {
 TEST_CASE("poison reaches the last element of the last block") {
     Result<KvPool> pool = KvPool::create_blocks(shape(), 2, 4);
     REQUIRE(pool.ok());
-    const uint16_t* first = pool->layer(0).base;
+    const auto* first = reinterpret_cast<const uint16_t*>(pool->layer(0).base);
     const size_t count = pool->block_bytes() / 2 * pool->blocks();
     CHECK(first[0] == 0);
     CHECK(first[count - 1] == 0);
