@@ -131,6 +131,10 @@ WeightPages weight_pages(const std::string& name) {
     return name == "huge" ? WeightPages::kHuge : WeightPages::kMapped;
 }
 
+kernel::KvType kv_type(const std::string& name) {
+    return name == "int8" ? kernel::KvType::kInt8 : kernel::KvType::kF16;
+}
+
 Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
                               int32_t layer_first, int32_t layer_end,
                               const MemoryOptions& options) {
@@ -139,7 +143,8 @@ Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spe
         Checkpoint::open_layers(model_dir, spec, layer_first, layer_end, options.weights);
     if (!checkpoint) return checkpoint.error();
     model.checkpoint = std::make_unique<Checkpoint>(std::move(*checkpoint));
-    Result<KvPool> pool = KvPool::create(spec, layer_end - layer_first, options.kv_cache_mb);
+    Result<KvPool> pool = KvPool::create(spec, layer_end - layer_first, options.kv_cache_mb,
+                                         options.kv_type);
     if (!pool) return pool.error();
     model.pool = std::make_unique<KvPool>(std::move(*pool));
     return model;
@@ -265,7 +270,7 @@ uint32_t blocks_per_slot(const ModelSpec& spec) {
     return static_cast<uint32_t>(spec.context_length) / kernel::kBlockPositions;
 }
 
-RouterConfig router_config(const ModelSpec& spec) {
+RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type) {
     RouterConfig config;
     config.model_name = spec.model_name;
     config.context_length = blocks_per_slot(spec) * kernel::kBlockPositions;
@@ -274,7 +279,9 @@ RouterConfig router_config(const ModelSpec& spec) {
     for (const int32_t id : spec.stop_ids) config.stop_ids.push_back(static_cast<uint32_t>(id));
     config.cluster.model_id = spec.model_id;
     config.cluster.cut_id = spec.cut_id;
-    config.cluster.fingerprint = numerics_fingerprint(spec).value;
+    config.cluster.fingerprint = numerics_fingerprint(spec, kv_type).value;
+    config.cluster.sampler_fingerprint = numerics_fingerprint(spec, std::nullopt).value;
+    config.cluster.kv_cache_dtype = kv_type_name(kv_type);
     config.cluster.self_test = kernel::kSelfTestDigest;
     config.cluster.layers = static_cast<uint32_t>(spec.n_layers);
     config.cluster.width = static_cast<uint32_t>(spec.hidden_size);

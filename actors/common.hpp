@@ -68,10 +68,12 @@ struct MemoryOptions {
     WeightPages weights = WeightPages::kMapped;
     bool preallocate = true;  // the activations' memory
     uint64_t kv_cache_mb = 0;
+    kernel::KvType kv_type = kernel::KvType::kF16;
     bool allow_paging = false;  // weights may exceed the memory
     std::optional<int> numa_node;
 };
 WeightPages weight_pages(const std::string& name);  // a value of performance.weights
+kernel::KvType kv_type(const std::string& name);    // of performance.kv_cache_dtype
 
 // Opens without touching pages.
 Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
@@ -106,7 +108,7 @@ Status check_vocabulary(const std::string& model_dir, const ModelSpec& spec, int
 // Positions that a slot's table may name: whole blocks of the context.
 uint32_t blocks_per_slot(const ModelSpec& spec);
 
-// What the model directory says, as the router needs it.
-RouterConfig router_config(const ModelSpec& spec);
+// What the model directory says, as the router needs it, and the KV type of its stages.
+RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type);
 
 }  // namespace chatloop::actors

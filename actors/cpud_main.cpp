@@ -36,6 +36,7 @@ struct Options {
     std::string kernels = "auto";
     actors::MemoryOptions memory;
     std::string weights = "mmap";
+    std::string kv_cache_dtype = "f16";
     bool poison_kv = false;
     uint32_t prefill_rows = 64;
     uint32_t max_batch_size = 32;
@@ -121,7 +122,11 @@ void Cpud::load() {
                              "--stages must lie in 1.." + std::to_string(spec_.n_layers)});
     text_ = actors::value_or_die(kActor, actors::open_text(options_.model, spec_));
     LocalClusterConfig config;
-    config.router = actors::router_config(spec_);
+    actors::MemoryOptions memory = options_.memory;
+    memory.weights = actors::weight_pages(options_.weights);
+    memory.kv_type = actors::kv_type(options_.kv_cache_dtype);
+    memory.kv_cache_mb = std::max<uint64_t>(1, memory.kv_cache_mb / options_.stages);
+    config.router = actors::router_config(spec_, memory.kv_type);
     config.router.seed = actors::random_u64();
     config.router.client_silence_us = kNever;  // the one client is this process
     config.router.result_timeout_us = kNever;
@@ -131,9 +136,6 @@ void Cpud::load() {
     config.kernels = kernels_;
     config.hosted_sampler = options_.hosted_sampler;
     config.blocks_per_slot = actors::blocks_per_slot(spec_);
-    actors::MemoryOptions memory = options_.memory;
-    memory.weights = actors::weight_pages(options_.weights);
-    memory.kv_cache_mb = std::max<uint64_t>(1, memory.kv_cache_mb / options_.stages);
     uint32_t blocks = UINT32_MAX;
     for (int32_t i = 0; i < options_.stages; ++i) {
         const int32_t first = i * spec_.n_layers / options_.stages;
@@ -270,6 +272,8 @@ void add_options(CLI::App& app, Options& options) {
                    "KV cache of the whole model, MiB");
     app.add_option("--weights", options.weights, "mmap: from the files; huge: a copy in 2-MiB pages")
         ->check(CLI::IsMember({"mmap", "huge"}));
+    app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "of keys and values in the KV cache")
+        ->check(CLI::IsMember({"f16", "fp16", "int8"}));
     app.add_flag("--poison-kv", options.poison_kv, "fill unwritten KV with NaN (for tests)");
     app.add_flag("--allow-paging", options.memory.allow_paging,
                  "start although the weights do not fit into memory");

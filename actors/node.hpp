@@ -22,7 +22,7 @@ namespace chatloop::actors {
 class Node : public Outbox, public LoopHandler {
 public:
     // `io_cpus` as place_process gives them.
-    Node(std::string actor, const std::vector<int>& io_cpus);
+    explicit Node(std::string actor, const std::vector<int>& io_cpus = {});
 
     void open_link(LinkId id, const std::string& endpoint) override;
     void close_link(LinkId id) override;

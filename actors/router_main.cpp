@@ -27,6 +27,7 @@ struct Options {
     std::string front;
     std::string result;
     std::string endpoints_file;
+    kernel::KvType kv_type = kernel::KvType::kF16;
     uint32_t max_batch_size = 0;
     uint32_t prefill_rows = 0;
     uint32_t max_queue_size = 0;
@@ -49,6 +50,7 @@ Result<Options> router_options(const Settings& settings) {
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
+    options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     options.max_batch_size = count("batching.max_batch_size");
     options.prefill_rows = count("batching.prefill_rows");
     options.max_queue_size = count("batching.max_queue_size");
@@ -70,7 +72,7 @@ public:
         bind_or_die(ctrl_, options.ctrl);
         bind_or_die(front_, options.front);
         bind_or_die(result_, options.result);
-        RouterConfig config = router_config(spec);
+        RouterConfig config = router_config(spec, options.kv_type);
         config.seed = random_u64();
         config.max_batch_size = options.max_batch_size;
         config.prefill_rows = options.prefill_rows;

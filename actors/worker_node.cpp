@@ -118,13 +118,15 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     hello.vocab = static_cast<uint32_t>(model_.spec.vocab_size);
     hello.model_id = model_.spec.model_id;
     hello.cut_id = model_.spec.cut_id;
-    hello.fingerprint = numerics_fingerprint(model_.spec).value;
+    hello.fingerprint = numerics_fingerprint(model_.spec, std::nullopt).value;
     hello.kernels = model_.kernels->name;
     hello.self_test = kernel::kSelfTestDigest;
     const auto shares = static_cast<uint32_t>(options.routers.size());
     hello.share = {std::max(1u, kShareFramesMax / shares), kShareBytesMax / shares, 0, 0};
     if (options.is_stage) {
         hello.roles |= wire::kRoleStage;
+        hello.fingerprint = numerics_fingerprint(model_.spec, options.memory.kv_type).value;
+        hello.kv_cache_dtype = kv_type_name(options.memory.kv_type);
         hello.layer_first = static_cast<uint32_t>(model_.layers.first);
         hello.layer_end = static_cast<uint32_t>(model_.layers.end);
         hello.share.slots = std::max(1u, options.max_sequences / shares);

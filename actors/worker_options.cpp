@@ -114,6 +114,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     options.with_sampler = settings.flag("worker.with_sampler");
     options.memory.kv_cache_mb =
         static_cast<uint64_t>(settings.integer("performance.kv_cache_mb"));
+    options.memory.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     options.max_sequences = static_cast<uint32_t>(settings.integer("performance.max_sequences"));
     return options;
 }

@@ -80,6 +80,8 @@ constexpr std::array kSettings = {
 
     integer("performance.kv_cache_mb", "--kv-cache-mb", kStageRole, 1, 1 << 24, "512",
             "KV cache, MiB"),
+    choice("performance.kv_cache_dtype", "--kv-cache-dtype", kRouterRole | kStageRole,
+           "f16|fp16|int8", "f16", "of keys and values in the KV cache; one for all"),
     integer("performance.max_sequences", "--max-sequences", kStageRole, 1, kSlotsMax, "128",
             "sequences at once"),
     on_off("performance.enable_simd", "", kWorkerRoles, "true", "false: the scalar kernels"),
