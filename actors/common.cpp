@@ -109,7 +109,8 @@ Result<const kernel::Kernels*> choose_kernels(const std::string& name,
     const kernel::Kernels* kernels = kernel::find_kernels(name.c_str(), features);
     if (kernels == nullptr)
         return Error{ErrorCode::kUnsupported,
-                     "--kernels " + name + ": not a table, or this CPU lacks it; one of auto, avx512vnni, avx512, avx2, reference"};
+                     "--kernels " + name + ": not a table, or this CPU lacks it; one of auto, "
+                     "avx512vnni, avx512, avx2, reference"};
     if (!kernel::mxcsr_is_default())
         return Error{ErrorCode::kUnsupported,
                      "the floating-point unit is not in its default mode (a library has changed "
@@ -241,7 +242,8 @@ WeightReport report_weights(std::span<const StageModel> stages, const HeadModel&
     report.text = size + "in a copy, " + mebibytes(copy.huge_bytes) + " of it in 2-MiB pages";
     if (copy.bytes < kHugePageBytes) return report;  // too small for any
     report.warning = "--weights huge: " + report.text +
-                     ": memory is fragmented, or huge pages are off (transparent_hugepage/enabled: " +
+                     ": memory is fragmented, or huge pages are off "
+                     "(transparent_hugepage/enabled: " +
                      huge_page_setting() + "): free memory, or set it to madvise";
     return report;
 }

@@ -160,7 +160,8 @@ void Cpud::load() {
     }
     actors::finish_head(head_, spec_, *kernels_, memory);
     const actors::WeightReport weights = actors::report_weights(stages_, head_);
-    if (!weights.warning.empty()) std::fprintf(stderr, "%s: %s\n", kActor, weights.warning.c_str());
+    if (!weights.warning.empty())
+        std::fprintf(stderr, "%s: %s\n", kActor, weights.warning.c_str());
     weights_text_ = weights.text;
     config.head = head_.head.get();
     config.share = {kShareFramesMax, kShareBytesMax, 128, blocks};
@@ -270,7 +271,8 @@ void add_options(CLI::App& app, Options& options) {
     options.memory.kv_cache_mb = 512;
     app.add_option("--kv-cache-mb", options.memory.kv_cache_mb,
                    "KV cache of the whole model, MiB");
-    app.add_option("--weights", options.weights, "mmap: from the files; huge: a copy in 2-MiB pages")
+    app.add_option("--weights", options.weights,
+                   "mmap: from the files; huge: a copy in 2-MiB pages")
         ->check(CLI::IsMember({"mmap", "huge"}));
     app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "of keys and values in the KV cache")
         ->check(CLI::IsMember({"f16", "fp16", "int8"}));

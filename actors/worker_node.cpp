@@ -102,7 +102,9 @@ private:
 };
 
 WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
-    : Node(actor, options.io_cpus), options_(options), in_(context_, SocketKind::kPull, SocketUse::kData) {
+    : Node(actor, options.io_cpus),
+      options_(options),
+      in_(context_, SocketKind::kPull, SocketUse::kData) {
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);

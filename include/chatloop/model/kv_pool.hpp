@@ -20,8 +20,8 @@ std::string_view kv_type_name(kernel::KvType type);  // "f16", "int8"
 
 class KvPool {
 public:
-    // As many blocks as fit into `kv_cache_mb` MiB. kInvalidRequest: not even one, or int8 for heads
-    // of other than whole groups; kUnsupported: the address space has no room.
+    // As many blocks as fit into `kv_cache_mb` MiB. kInvalidRequest: not even one, or int8 for
+    // heads of other than whole groups; kUnsupported: the address space has no room.
     static Result<KvPool> create(const ModelSpec& spec, int32_t layers, uint64_t kv_cache_mb,
                                  kernel::KvType type);
     static Result<KvPool> create_blocks(const ModelSpec& spec, int32_t layers, uint32_t blocks,

@@ -1,5 +1,5 @@
-// Memory of this process alone: zero, and backed by the kernel as it is first written. From 2 MiB on
-// it starts at a multiple of 2 MiB and is asked for in huge pages, where one entry of the TLB
+// Memory of this process alone: zero, and backed by the kernel as it is first written. From 2 MiB
+// on it starts at a multiple of 2 MiB and is asked for in huge pages, where one entry of the TLB
 // reaches as far as 512 otherwise. Addresses before and behind it fault.
 #pragma once
 

@@ -11,9 +11,7 @@ namespace {
 
 // A made-up /sys.
 struct Machine {
-    Machine() : root(std::filesystem::temp_directory_path() / ("numa-" + std::to_string(getpid()))) {
-        std::filesystem::create_directories(root);
-    }
+    Machine() { std::filesystem::create_directories(root); }
     ~Machine() { std::filesystem::remove_all(root); }
 
     void write(const std::string& name, const std::string& text) const {
@@ -22,7 +20,8 @@ struct Machine {
         std::ofstream(file) << text;
     }
 
-    std::filesystem::path root;
+    const std::filesystem::path root =
+        std::filesystem::temp_directory_path() / ("chatloop-numa-" + std::to_string(getpid()));
 };
 
 std::string refusal(const Result<std::vector<int>>& result) {
@@ -35,7 +34,8 @@ std::string refusal(const Result<std::vector<int>>& result) {
 
 TEST_CASE("a NUMA node has its CPUs, or none") {
     const Machine machine;
-    CHECK(refusal(numa_cpus(0, machine.root)) == "there is no NUMA node 0 on this machine; it has none");
+    CHECK(refusal(numa_cpus(0, machine.root)) ==
+          "there is no NUMA node 0 on this machine; it has none");
     machine.write("online", "0-1,4\n");
     machine.write("node1/cpulist", "2-3,6\n");
     machine.write("node4/cpulist", "\n");

@@ -61,8 +61,8 @@ TEST_CASE("a copy of the weights must fit, whatever paging is allowed") {
     for (const bool allow_paging : {false, true}) {
         CHECK(refusal(need, 125 * kMiB, allow_paging).empty());
         CHECK(refusal(need, 125 * kMiB - 1, allow_paging) ==
-              "weights.file: a copy of the weights of 100 MiB, the KV cache of 20 MiB and 5 MiB for "
-              "activations do not fit into memory, 125 MiB are available; take --weights mmap, "
+              "weights.file: a copy of the weights of 100 MiB, the KV cache of 20 MiB and 5 MiB "
+              "for activations do not fit into memory, 125 MiB are available; take --weights mmap, "
               "lower --kv-cache-mb, or split into more partitions");
     }
 }
