@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 
 #include "chatloop/bus/system.hpp"
 #include "chatloop/core/cpu_list.hpp"
@@ -67,34 +68,76 @@ Settings CommandLine::parse_or_exit(const std::string& actor, int argc, char** a
     return value_or_die(actor, resolve());
 }
 
-Status place_process(const Settings& settings) {
-    std::vector<int> cpus;
-    if (settings.has("worker.cpu_cores")) {
-        Result<std::vector<int>> parsed = parse_cpu_list(settings.text("worker.cpu_cores"));
-        const std::string origin = settings.origin("worker.cpu_cores");
-        if (!parsed)
-            return Error{ErrorCode::kInvalidRequest, origin + ": " + parsed.error().message};
-        cpus = std::move(*parsed);
-        const std::vector<int> allowed = allowed_cpus();
-        for (const int cpu : cpus) {
-            if (std::binary_search(allowed.begin(), allowed.end(), cpu)) continue;
-            return Error{ErrorCode::kInvalidRequest,
-                         origin + ": there is no CPU " + std::to_string(cpu) +
-                             " for this process; it may run on " + cpu_list_text(allowed)};
-        }
+namespace {
+
+Error placement_error(const std::string& origin, const std::string& what) {
+    return {ErrorCode::kInvalidRequest, origin + ": " + what};
+}
+
+// worker.cpu_cores, each of them one of `allowed`; empty when not given.
+Result<std::vector<int>> cpu_cores(const Settings& settings, const std::vector<int>& allowed) {
+    if (!settings.has("worker.cpu_cores")) return std::vector<int>();
+    const std::string origin = settings.origin("worker.cpu_cores");
+    Result<std::vector<int>> cpus = parse_cpu_list(settings.text("worker.cpu_cores"));
+    if (!cpus) return placement_error(origin, cpus.error().message);
+    for (const int cpu : *cpus) {
+        if (std::binary_search(allowed.begin(), allowed.end(), cpu)) continue;
+        return placement_error(origin, "there is no CPU " + std::to_string(cpu) +
+                                           " for this process; it may run on " +
+                                           cpu_list_text(allowed));
     }
-    if (!settings.flag("worker.enable_cpu_pinning")) return Ok{};
-    if (cpus.empty())
-        return Error{ErrorCode::kInvalidRequest, settings.origin("worker.enable_cpu_pinning") +
-                                                     ": give worker.cpu_cores, too"};
-    return pin_to_cpus(cpus);
+    return cpus;
+}
+
+// Binds the memory to worker.numa_node. Its CPUs of `allowed`; all when it is not given, or has
+// memory only.
+Result<std::vector<int>> numa_node(const Settings& settings, const std::vector<int>& allowed) {
+    if (!settings.has("worker.numa_node")) return allowed;
+    const std::string origin = settings.origin("worker.numa_node");
+    const auto node = static_cast<int>(settings.integer("worker.numa_node"));
+    const Result<std::vector<int>> of_node = numa_cpus(node);
+    if (!of_node) return placement_error(origin, of_node.error().message);
+    if (const Status bound = bind_memory(node); !bound)
+        return placement_error(origin, bound.error().message);
+    std::vector<int> cpus;
+    std::set_intersection(of_node->begin(), of_node->end(), allowed.begin(), allowed.end(),
+                          std::back_inserter(cpus));
+    if (of_node->empty()) return allowed;
+    if (!cpus.empty()) return cpus;
+    return placement_error(origin, "the process may run on " + cpu_list_text(allowed) +
+                                       " only, node " + std::to_string(node) + " has " +
+                                       cpu_list_text(*of_node));
+}
+
+}  // namespace
+
+Result<std::vector<int>> place_process(const Settings& settings) {
+    const std::vector<int> allowed = allowed_cpus();
+    const Result<std::vector<int>> cores = cpu_cores(settings, allowed);
+    if (!cores) return cores;
+    const Result<std::vector<int>> near = numa_node(settings, allowed);
+    if (!near) return near;
+    const bool pinned = settings.flag("worker.enable_cpu_pinning");
+    if (pinned && cores->empty())
+        return placement_error(settings.origin("worker.enable_cpu_pinning"),
+                               "give worker.cpu_cores, too");
+    const std::vector<int>& cpus = pinned ? *cores : *near;
+    if (cpus != allowed) {
+        if (const Status placed = pin_to_cpus(cpus); !placed) return placed.error();
+    }
+    std::vector<int> others;
+    if (!pinned) return others;
+    for (const std::vector<int>& from : {*near, allowed}) {
+        std::set_difference(from.begin(), from.end(), cpus.begin(), cpus.end(),
+                            std::back_inserter(others));
+        if (!others.empty()) break;
+    }
+    return others;
 }
 
 std::vector<std::string> setting_warnings(const Settings& settings) {
     std::vector<std::string> warnings;
-    for (const char* path : {"worker.numa_node", "batching.batching_window_ms",
-                             "performance.preallocate_activations",
-                             "observability.otel_endpoint"}) {
+    for (const char* path : {"batching.batching_window_ms", "observability.otel_endpoint"}) {
         if (settings.given(path)) warnings.push_back(settings.origin(path) + " has no effect yet");
     }
     if (settings.has("failure_threshold")) {

@@ -38,8 +38,10 @@ private:
     std::deque<Entry> entries_;  // the options write to `texts`: no element moves
 };
 
-// Runs the process on the CPUs that it is to have, checks that they are there.
-Status place_process(const Settings& settings);
+// Gives the process the CPUs and the memory that it is to have, checks that they are there. Returns
+// where libzmq's threads are to run: off the CPUs that the process is pinned to, if it has others.
+// Empty: where the process runs.
+Result<std::vector<int>> place_process(const Settings& settings);
 
 // What is accepted but does not do what its user may hope.
 std::vector<std::string> setting_warnings(const Settings& settings);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -62,16 +63,41 @@ struct HeadModel {
     std::unique_ptr<Head> head;
 };
 
+// How a process holds its model.
+struct MemoryOptions {
+    WeightPages weights = WeightPages::kMapped;
+    bool preallocate = true;  // the activations' memory
+    uint64_t kv_cache_mb = 0;
+    kernel::KvType kv_type = kernel::KvType::kF16;
+    bool allow_paging = false;  // weights may exceed the memory
+    std::optional<int> numa_node;
+};
+WeightPages weight_pages(const std::string& name);  // a value of performance.weights
+kernel::KvType kv_type(const std::string& name);    // of performance.kv_cache_dtype
+
 // Opens without touching pages.
 Result<StageModel> open_stage(const std::string& model_dir, const ModelSpec& spec,
-                              int32_t layer_first, int32_t layer_end, uint64_t kv_cache_mb);
-Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec);
+                              int32_t layer_first, int32_t layer_end,
+                              const MemoryOptions& options);
+Result<HeadModel> open_head(const std::string& model_dir, const ModelSpec& spec,
+                            const MemoryOptions& options);
 // Before pages are touched: whether all parts of a process fit into memory. Parts may be empty.
 Status check_memory(const ModelSpec& spec, std::span<const StageModel> stages,
-                    const HeadModel& head, bool allow_paging);
+                    const HeadModel& head, const kernel::Kernels& kernels,
+                    const MemoryOptions& options);
 // Once the weights are loaded.
-void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
-void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels);
+void finish_stage(StageModel& model, const ModelSpec& spec, const kernel::Kernels& kernels,
+                  const MemoryOptions& options);
+void finish_head(HeadModel& model, const ModelSpec& spec, const kernel::Kernels& kernels,
+                 const MemoryOptions& options);
+
+// Where the loaded weights of a process are, for people: "76 MiB of weights in 2-MiB pages". The
+// warning is empty, or says that huge pages were wanted and not to be had.
+struct WeightReport {
+    std::string text;
+    std::string warning;
+};
+WeightReport report_weights(std::span<const StageModel> stages, const HeadModel& head);
 
 // The tokenizer of the model directory, if its files are those of the split and it fits the model.
 Result<std::unique_ptr<TextEngine>> open_text(const std::string& model_dir,
@@ -82,7 +108,7 @@ Status check_vocabulary(const std::string& model_dir, const ModelSpec& spec, int
 // Positions that a slot's table may name: whole blocks of the context.
 uint32_t blocks_per_slot(const ModelSpec& spec);
 
-// What the model directory says, as the router needs it.
-RouterConfig router_config(const ModelSpec& spec);
+// What the model directory says, as the router needs it, and the KV type of its stages.
+RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type);
 
 }  // namespace chatloop::actors

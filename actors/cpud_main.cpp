@@ -34,9 +34,10 @@ struct Options {
     int32_t stages = 1;
     bool hosted_sampler = false;
     std::string kernels = "auto";
-    uint64_t kv_cache_mb = 512;
+    actors::MemoryOptions memory;
+    std::string weights = "mmap";
+    std::string kv_cache_dtype = "f16";
     bool poison_kv = false;
-    bool allow_paging = false;
     uint32_t prefill_rows = 64;
     uint32_t max_batch_size = 32;
 };
@@ -74,6 +75,7 @@ private:
     std::unique_ptr<TextEngine> text_;
     std::vector<actors::StageModel> stages_;
     actors::HeadModel head_;
+    std::string weights_text_;
     std::unique_ptr<LocalCluster> cluster_;
     std::deque<Answer> answers_;
     size_t ended_ = 0;
@@ -120,7 +122,11 @@ void Cpud::load() {
                              "--stages must lie in 1.." + std::to_string(spec_.n_layers)});
     text_ = actors::value_or_die(kActor, actors::open_text(options_.model, spec_));
     LocalClusterConfig config;
-    config.router = actors::router_config(spec_);
+    actors::MemoryOptions memory = options_.memory;
+    memory.weights = actors::weight_pages(options_.weights);
+    memory.kv_type = actors::kv_type(options_.kv_cache_dtype);
+    memory.kv_cache_mb = std::max<uint64_t>(1, memory.kv_cache_mb / options_.stages);
+    config.router = actors::router_config(spec_, memory.kv_type);
     config.router.seed = actors::random_u64();
     config.router.client_silence_us = kNever;  // the one client is this process
     config.router.result_timeout_us = kNever;
@@ -134,26 +140,29 @@ void Cpud::load() {
     for (int32_t i = 0; i < options_.stages; ++i) {
         const int32_t first = i * spec_.n_layers / options_.stages;
         const int32_t end = (i + 1) * spec_.n_layers / options_.stages;
-        const uint64_t kv_mb = std::max<uint64_t>(1, options_.kv_cache_mb / options_.stages);
         stages_.push_back(actors::value_or_die(
-            kActor, actors::open_stage(options_.model, spec_, first, end, kv_mb)));
+            kActor, actors::open_stage(options_.model, spec_, first, end, memory)));
         blocks = std::min(blocks, stages_.back().pool->blocks());
         config.stages.push_back({nullptr, static_cast<uint32_t>(first),
                                  static_cast<uint32_t>(end)});
     }
-    head_ = actors::value_or_die(kActor, actors::open_head(options_.model, spec_));
-    actors::value_or_die(
-        kActor, actors::check_memory(spec_, stages_, head_, options_.allow_paging));
+    head_ = actors::value_or_die(kActor, actors::open_head(options_.model, spec_, memory));
+    actors::value_or_die(kActor, actors::check_memory(spec_, stages_, head_, *kernels_,
+                                                      memory));
     for (size_t i = 0; i < stages_.size(); ++i) {
         while (!actors::value_or_die(kActor, stages_[i].checkpoint->load(kLoadBytes))) {
         }
         if (options_.poison_kv) stages_[i].pool->poison();
-        actors::finish_stage(stages_[i], spec_, *kernels_);
+        actors::finish_stage(stages_[i], spec_, *kernels_, memory);
         config.stages[i].compute = stages_[i].stack.get();
     }
     while (!actors::value_or_die(kActor, head_.checkpoint->load(kLoadBytes))) {
     }
-    actors::finish_head(head_, spec_, *kernels_);
+    actors::finish_head(head_, spec_, *kernels_, memory);
+    const actors::WeightReport weights = actors::report_weights(stages_, head_);
+    if (!weights.warning.empty())
+        std::fprintf(stderr, "%s: %s\n", kActor, weights.warning.c_str());
+    weights_text_ = weights.text;
     config.head = head_.head.get();
     config.share = {kShareFramesMax, kShareBytesMax, 128, blocks};
     cluster_ = std::make_unique<LocalCluster>(config, *text_,
@@ -222,9 +231,9 @@ void Cpud::print(const Answer& answer) const {
     const double tokens = answer.result["completion_tokens"].get<double>();
     const double decode_s = answer.result["decode_ms"].get<double>() / 1000.0;
     std::cout << std::endl;
-    std::fprintf(stderr, "%.0f tokens, first after %.0f ms, then %.1f tokens/s\n", tokens,
+    std::fprintf(stderr, "%.0f tokens, first after %.0f ms, then %.1f tokens/s; %s\n", tokens,
                  answer.result["prefill_ms"].get<double>(),
-                 decode_s > 0.0 ? (tokens - 1.0) / decode_s : 0.0);
+                 decode_s > 0.0 ? (tokens - 1.0) / decode_s : 0.0, weights_text_.c_str());
 }
 
 int Cpud::run() {
@@ -259,9 +268,16 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--stages", options.stages, "stage workers in this process");
     app.add_flag("--with-sampler", options.hosted_sampler, "the last stage hosts the sampler");
     app.add_option("--kernels", options.kernels, "auto, avx512vnni, avx512, avx2 or reference");
-    app.add_option("--kv-cache-mb", options.kv_cache_mb, "KV cache of the whole model, MiB");
+    options.memory.kv_cache_mb = 512;
+    app.add_option("--kv-cache-mb", options.memory.kv_cache_mb,
+                   "KV cache of the whole model, MiB");
+    app.add_option("--weights", options.weights,
+                   "mmap: from the files; huge: a copy in 2-MiB pages")
+        ->check(CLI::IsMember({"mmap", "huge"}));
+    app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "of keys and values in the KV cache")
+        ->check(CLI::IsMember({"f16", "fp16", "int8"}));
     app.add_flag("--poison-kv", options.poison_kv, "fill unwritten KV with NaN (for tests)");
-    app.add_flag("--allow-paging", options.allow_paging,
+    app.add_flag("--allow-paging", options.memory.allow_paging,
                  "start although the weights do not fit into memory");
     app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
         ->check(CLI::Range(1u, kFrameRowsMax - 32));

@@ -9,7 +9,8 @@
 
 namespace chatloop::actors {
 
-Node::Node(std::string actor) : actor_(std::move(actor)) {
+Node::Node(std::string actor, const std::vector<int>& io_cpus)
+    : actor_(std::move(actor)), context_(io_cpus) {
     raise_descriptor_limit();
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (const int signal = signals_.take()) {

@@ -21,7 +21,8 @@ namespace chatloop::actors {
 // The data links and the signals, which every actor has.
 class Node : public Outbox, public LoopHandler {
 public:
-    explicit Node(std::string actor);
+    // `io_cpus` as place_process gives them.
+    explicit Node(std::string actor, const std::vector<int>& io_cpus = {});
 
     void open_link(LinkId id, const std::string& endpoint) override;
     void close_link(LinkId id) override;

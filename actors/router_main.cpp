@@ -27,6 +27,7 @@ struct Options {
     std::string front;
     std::string result;
     std::string endpoints_file;
+    kernel::KvType kv_type = kernel::KvType::kF16;
     uint32_t max_batch_size = 0;
     uint32_t prefill_rows = 0;
     uint32_t max_queue_size = 0;
@@ -34,6 +35,7 @@ struct Options {
     uint32_t failure_threshold = 0;
     TimeUs client_silence_us = 0;
     TimeUs drain_timeout_us = 0;
+    std::vector<int> io_cpus;  // of libzmq's threads
 };
 
 Result<Options> router_options(const Settings& settings) {
@@ -48,6 +50,7 @@ Result<Options> router_options(const Settings& settings) {
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
+    options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     options.max_batch_size = count("batching.max_batch_size");
     options.prefill_rows = count("batching.prefill_rows");
     options.max_queue_size = count("batching.max_queue_size");
@@ -62,14 +65,14 @@ Result<Options> router_options(const Settings& settings) {
 class RouterNode final : public Node {
 public:
     RouterNode(const Options& options, const ModelSpec& spec, const TextEngine& text)
-        : Node(kActor),
+        : Node(kActor, options.io_cpus),
           ctrl_(context_, SocketKind::kRouter, SocketUse::kControl),
           front_(context_, SocketKind::kRouter, SocketUse::kFront),
           result_(context_, SocketKind::kPull, SocketUse::kData) {
         bind_or_die(ctrl_, options.ctrl);
         bind_or_die(front_, options.front);
         bind_or_die(result_, options.result);
-        RouterConfig config = router_config(spec);
+        RouterConfig config = router_config(spec, options.kv_type);
         config.seed = random_u64();
         config.max_batch_size = options.max_batch_size;
         config.prefill_rows = options.prefill_rows;
@@ -215,7 +218,7 @@ int main(int argc, char** argv) {
     const Settings settings = command_line.parse_or_exit(kActor, argc, argv);
     Options options = value_or_die(kActor, router_options(settings));
     options.endpoints_file = endpoints_file;
-    value_or_die(kActor, place_process(settings));
+    options.io_cpus = value_or_die(kActor, place_process(settings));
     die_with_parent();
     report_lost_pages(kActor, kConfig);
     value_or_die(kActor, choose_kernels("auto"));  // the same CPU and build checks as a worker's

@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
     CommandLine command_line(app, kSamplerRole);
     const Settings settings = command_line.parse_or_exit(kActor, argc, argv);
     WorkerOptions options = value_or_die(kActor, worker_options(kSamplerRole, settings, ""));
-    value_or_die(kActor, place_process(settings));
+    options.io_cpus = value_or_die(kActor, place_process(settings));
     options.warnings = setting_warnings(settings);
     if (command_line.check()) return check_worker(kActor, options);
     return run_worker(kActor, options);

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
     const Settings settings = command_line.parse_or_exit(kActor, argc, argv);
     WorkerOptions options = value_or_die(kActor, worker_options(kStageRole, settings, layers));
     options.poison_kv = poison_kv;
-    value_or_die(kActor, place_process(settings));
+    options.io_cpus = value_or_die(kActor, place_process(settings));
     options.warnings = setting_warnings(settings);
     if (command_line.check()) return check_worker(kActor, options);
     return run_worker(kActor, options);

@@ -33,7 +33,7 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
         if (!layers) return layers.error();
         model.layers = *layers;
         Result<StageModel> stage = open_stage(options.model, model.spec, layers->first,
-                                              layers->end, options.kv_cache_mb);
+                                              layers->end, options.memory);
         if (!stage) return stage.error();
         model.stage = std::move(*stage);
     } else if (!options.weights_file.empty() && options.weights_file != model.spec.head.file) {
@@ -42,12 +42,12 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
                                                      options.weights_file};
     }
     if (!options.is_stage || options.with_sampler) {
-        Result<HeadModel> head = actors::open_head(options.model, model.spec);
+        Result<HeadModel> head = actors::open_head(options.model, model.spec, options.memory);
         if (!head) return head.error();
         model.head = std::move(*head);
     }
-    const Status fits = check_memory(model.spec, {&model.stage, 1}, model.head,
-                                     options.allow_paging);
+    const Status fits = check_memory(model.spec, {&model.stage, 1}, model.head, *model.kernels,
+                                     options.memory);
     if (!fits) return fits.error();
     return model;
 }
@@ -102,7 +102,9 @@ private:
 };
 
 WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
-    : Node(actor), options_(options), in_(context_, SocketKind::kPull, SocketUse::kData) {
+    : Node(actor, options.io_cpus),
+      options_(options),
+      in_(context_, SocketKind::kPull, SocketUse::kData) {
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
@@ -118,13 +120,15 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
     hello.vocab = static_cast<uint32_t>(model_.spec.vocab_size);
     hello.model_id = model_.spec.model_id;
     hello.cut_id = model_.spec.cut_id;
-    hello.fingerprint = numerics_fingerprint(model_.spec).value;
+    hello.fingerprint = numerics_fingerprint(model_.spec, std::nullopt).value;
     hello.kernels = model_.kernels->name;
     hello.self_test = kernel::kSelfTestDigest;
     const auto shares = static_cast<uint32_t>(options.routers.size());
     hello.share = {std::max(1u, kShareFramesMax / shares), kShareBytesMax / shares, 0, 0};
     if (options.is_stage) {
         hello.roles |= wire::kRoleStage;
+        hello.fingerprint = numerics_fingerprint(model_.spec, options.memory.kv_type).value;
+        hello.kv_cache_dtype = kv_type_name(options.memory.kv_type);
         hello.layer_first = static_cast<uint32_t>(model_.layers.first);
         hello.layer_end = static_cast<uint32_t>(model_.layers.end);
         hello.share.slots = std::max(1u, options.max_sequences / shares);
@@ -168,16 +172,18 @@ void WorkerNode::load_slice(TimeUs now) {
         return;
     }
     if (stage_ != nullptr) {
-        finish_stage(model_.stage, model_.spec, *model_.kernels);
+        finish_stage(model_.stage, model_.spec, *model_.kernels, options_.memory);
         stage_->set_compute(*model_.stage.stack);
     }
     if (sampler_ != nullptr) {
-        finish_head(model_.head, model_.spec, *model_.kernels);
+        finish_head(model_.head, model_.spec, *model_.kernels, options_.memory);
         sampler_->set_compute(*model_.head.head);
     }
     loaded_ = true;
     worker_->set_ready(now);
-    log_line('i', "ready");
+    const WeightReport weights = report_weights({&model_.stage, 1}, model_.head);
+    if (!weights.warning.empty()) log_line('w', weights.warning);
+    log_line('i', "ready: " + weights.text);
 }
 
 void WorkerNode::run_unit(TimeUs now) {

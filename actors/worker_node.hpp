@@ -27,11 +27,11 @@ struct WorkerOptions {
     std::string layers_origin;
     bool with_sampler = false;
     bool is_stage = false;
-    uint64_t kv_cache_mb = 0;
+    MemoryOptions memory;
     uint32_t max_sequences = 0;
     bool poison_kv = false;
-    bool allow_paging = false;  // weights may exceed the memory
     TimeUs drain_timeout_us = 0;
+    std::vector<int> io_cpus;  // of libzmq's threads
     std::string log_level;
     std::vector<std::string> warnings;  // for the log
 };

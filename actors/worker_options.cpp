@@ -99,7 +99,11 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     Result<std::string> kernels = kernels_of(settings);
     if (!kernels) return kernels.error();
     options.kernels = std::move(*kernels);
-    options.allow_paging = settings.flag("model.allow_paging");
+    options.memory.weights = weight_pages(settings.text("performance.weights"));
+    options.memory.preallocate = settings.flag("performance.preallocate_activations");
+    if (settings.has("worker.numa_node"))
+        options.memory.numa_node = static_cast<int>(settings.integer("worker.numa_node"));
+    options.memory.allow_paging = settings.flag("model.allow_paging");
     options.drain_timeout_us = settings.seconds("drain_timeout_secs");
     options.log_level = settings.text("observability.log_level");
     if (!options.is_stage) return options;
@@ -108,7 +112,9 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     if (settings.has("model.partition"))
         options.partition = static_cast<int32_t>(settings.integer("model.partition"));
     options.with_sampler = settings.flag("worker.with_sampler");
-    options.kv_cache_mb = static_cast<uint64_t>(settings.integer("performance.kv_cache_mb"));
+    options.memory.kv_cache_mb =
+        static_cast<uint64_t>(settings.integer("performance.kv_cache_mb"));
+    options.memory.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     options.max_sequences = static_cast<uint32_t>(settings.integer("performance.max_sequences"));
     return options;
 }

@@ -170,7 +170,9 @@ def _worker_line(worker: Mapping[str, Any]) -> str:
         roles.append(f"layers {first}..{end - 1}")
     if worker["roles"] & 2:
         roles.append("sampler")
-    return f"{worker['name']}: {', '.join(roles)}; {worker['state']}, {worker['kernels']} kernels"
+    cache = f", {worker['kv_cache_dtype']} KV cache" if worker["roles"] & 1 else ""
+    return (f"{worker['name']}: {', '.join(roles)}; {worker['state']}, {worker['kernels']} kernels"
+            f"{cache}")
 
 
 def _ping(client: Client, options: argparse.Namespace) -> None:

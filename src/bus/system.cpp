@@ -1,8 +1,10 @@
 #include "chatloop/bus/system.hpp"
 
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,9 +12,12 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <fstream>
 #include <memory>
+#include <string>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/cpu_list.hpp"
 #include "chatloop/core/limits.hpp"
 
 namespace chatloop {
@@ -50,6 +55,43 @@ Status pin_to_cpus(const std::vector<int>& cpus) {
     if (sched_setaffinity(0, kCpuSetBytes, set.get()) == 0) return Ok{};
     return Error{ErrorCode::kUnsupported,
                  std::string("the process cannot be bound to its CPUs: ") + std::strerror(errno)};
+}
+
+namespace {
+
+// A list as 0-3,6 in a file of sysfs; empty where there is none.
+std::vector<int> listed_in(const std::filesystem::path& path) {
+    std::ifstream in(path);
+    std::string text;
+    std::getline(in, text);
+    const Result<std::vector<int>> list = parse_cpu_list(text);
+    return list ? *list : std::vector<int>();
+}
+
+}  // namespace
+
+Result<std::vector<int>> numa_cpus(int node, const std::filesystem::path& root) {
+    const std::filesystem::path nodes = root / "sys/devices/system/node";
+    const std::vector<int> online = listed_in(nodes / "online");
+    if (std::binary_search(online.begin(), online.end(), node))
+        return listed_in(nodes / ("node" + std::to_string(node)) / "cpulist");
+    return Error{ErrorCode::kInvalidRequest,
+                 "there is no NUMA node " + std::to_string(node) + " on this machine; it has " +
+                     (online.empty() ? "none" : cpu_list_text(online))};
+}
+
+Status bind_memory(int node) {
+    CL_ASSERT(node >= 0 && node < kNumaNodesMax);
+    constexpr size_t kWordBits = 8 * sizeof(unsigned long);
+    unsigned long mask[kNumaNodesMax / kWordBits] = {};
+    mask[static_cast<size_t>(node) / kWordBits] = 1ul << (static_cast<size_t>(node) % kWordBits);
+    // The kernel takes the count of bits to be one larger than it is.
+    if (::syscall(SYS_set_mempolicy, MPOL_BIND, mask, kNumaNodesMax + 1) == 0) return Ok{};
+    const int error = errno;
+    return Error{ErrorCode::kUnsupported,
+                 "memory cannot be bound to NUMA node " + std::to_string(node) + ": " +
+                     std::strerror(error) +
+                     (error == EPERM ? "; a container needs the capability SYS_NICE for it" : "")};
 }
 
 TimeUs monotonic_now() {

@@ -53,12 +53,14 @@ void LocalCluster::add_member(const LocalClusterConfig& config, size_t index,
     hello.vocab = cluster.vocab;
     hello.model_id = cluster.model_id;
     hello.cut_id = cluster.cut_id;
-    hello.fingerprint = cluster.fingerprint;
+    hello.fingerprint = cluster.sampler_fingerprint;
     hello.self_test = cluster.self_test;
     hello.kernels = config.kernels->name;
     hello.share = config.share;
     if (stage != nullptr) {
         hello.roles |= wire::kRoleStage;
+        hello.fingerprint = cluster.fingerprint;
+        hello.kv_cache_dtype = cluster.kv_cache_dtype;
         hello.layer_first = stage->layer_first;
         hello.layer_end = stage->layer_end;
         StageConfig stage_config;

@@ -8,15 +8,14 @@ namespace chatloop {
 
 using kernel::kGroup;
 
-ActivationBuffer::ActivationBuffer(uint32_t rows_max, int32_t k_max)
-    : rows_max_(rows_max), k_max_(k_max) {
-    const size_t values = static_cast<size_t>(rows_max) * static_cast<size_t>(k_max);
-    const size_t groups = static_cast<size_t>(rows_max) * static_cast<size_t>(k_max / kGroup);
-    q_ = std::make_unique_for_overwrite<int8_t[]>(values);
-    d_ = std::make_unique_for_overwrite<float[]>(groups);
-    sum_ = std::make_unique_for_overwrite<int32_t[]>(groups);
-    sa_ = std::make_unique_for_overwrite<float[]>(groups);
-}
+ActivationBuffer::ActivationBuffer(uint32_t rows_max, int32_t k_max, bool preallocate)
+    : rows_max_(rows_max),
+      k_max_(k_max),
+      groups_(size_t{rows_max} * std::max<size_t>(static_cast<size_t>(k_max / kGroup), 1)),
+      q_(size_t{rows_max} * static_cast<size_t>(k_max), preallocate),
+      d_(groups_, preallocate),
+      sum_(groups_, preallocate),
+      sa_(groups_, preallocate) {}
 
 uint64_t ActivationBuffer::bytes(uint32_t rows_max, int32_t k_max) {
     const uint64_t groups = static_cast<uint64_t>(k_max / kGroup);

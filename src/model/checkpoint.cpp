@@ -1,6 +1,7 @@
 #include "chatloop/model/checkpoint.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "tensor_reader.hpp"
 
@@ -8,6 +9,7 @@ namespace chatloop {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kTensorAlignment = 64;
 
 Error bad_file(const std::string& file, const std::string& what) {
     return Error{ErrorCode::kBadFile, file + ": " + what};
@@ -90,9 +92,9 @@ LayerWeights read_layer(TensorReader& in, const ModelSpec& spec, const std::stri
 
 // Appends the part of `file` that lies in [layer_first, layer_end).
 Status read_partition(const SafetensorsFile& file, const PartitionEntry& entry,
-                      const ModelSpec& spec, int32_t layer_end, PageToucher& pages,
+                      const ModelSpec& spec, int32_t layer_end, TensorLoader& tensors,
                       StageWeights& stage) {
-    TensorReader in(file, pages);
+    TensorReader in(file, tensors);
     if (stage.layers.empty() && stage.layer_first == 0) {
         stage.has_embedding = true;
         stage.embed = in.embedding("embed", spec.vocab_size, spec.hidden_size);
@@ -139,12 +141,35 @@ bool read_and_check(const uint8_t* data, uint64_t bytes, Dtype dtype) {
 
 }  // namespace
 
-void PageToucher::add(std::string name, const uint8_t* data, uint64_t bytes, Dtype dtype) {
-    ranges_.push_back({std::move(name), data, bytes, dtype});
-    bytes_total_ += bytes;
+Status TensorLoader::begin_copy(uint64_t bytes) {
+    CL_ASSERT(!copying_);
+    Result<PrivateMemory> memory = PrivateMemory::map(bytes);
+    if (!memory) return memory.error();
+    copies_.push_back(std::move(*memory));
+    copying_ = true;
+    copy_bytes_ = 0;
+    return Ok{};
 }
 
-Result<bool> PageToucher::touch(uint64_t bytes) {
+void TensorLoader::end_copy() {
+    if (copying_) copies_.back().shrink(copy_bytes_);
+    copying_ = false;
+}
+
+const uint8_t* TensorLoader::add(std::string name, const uint8_t* data, uint64_t bytes,
+                                 Dtype dtype) {
+    uint8_t* copy = nullptr;
+    if (copying_) {
+        CL_ASSERT(bytes <= copies_.back().bytes() - copy_bytes_);
+        copy = copies_.back().data() + copy_bytes_;
+        copy_bytes_ += (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
+    }
+    ranges_.push_back({std::move(name), data, bytes, dtype, copy});
+    bytes_total_ += bytes;
+    return copying_ ? copy : data;
+}
+
+Result<bool> TensorLoader::load(uint64_t bytes) {
     uint64_t left = std::max(bytes, uint64_t{1});
     while (!done() && left > 0) {
         const Range& range = ranges_[next_];
@@ -152,13 +177,18 @@ Result<bool> PageToucher::touch(uint64_t bytes) {
         const uint64_t rest = range.bytes - offset_;
         const uint64_t pages = (std::min(left, rest) + kPageBytes - 1) / kPageBytes;
         const uint64_t count = std::min(pages * kPageBytes, rest);
-        if (!read_and_check(range.data + offset_, count, range.dtype)) {
+        const uint8_t* data = range.data + offset_;
+        if (range.copy != nullptr) {
+            std::memcpy(range.copy + offset_, data, count);
+            data = range.copy + offset_;
+        }
+        if (!read_and_check(data, count, range.dtype)) {
             return bad_file(range.name, "has a value that is not finite: damaged or badly "
                                         "converted; copy the file again, or split again");
         }
         left -= std::min(left, count);
         offset_ += count;
-        bytes_touched_ += count;
+        bytes_loaded_ += count;
         if (offset_ == range.bytes) {
             ++next_;
             offset_ = 0;
@@ -169,13 +199,13 @@ Result<bool> PageToucher::touch(uint64_t bytes) {
 
 Result<Checkpoint> Checkpoint::open_layers(const std::filesystem::path& model_dir,
                                            const ModelSpec& spec, int32_t layer_first,
-                                           int32_t layer_end) {
+                                           int32_t layer_end, WeightPages pages) {
     if (layer_first < 0 || layer_end <= layer_first || layer_end > spec.n_layers) {
         return Error{ErrorCode::kInvalidRequest,
                      "layers [" + std::to_string(layer_first) + ", " + std::to_string(layer_end) +
                          ") are not a range of this model's " + std::to_string(spec.n_layers)};
     }
-    Checkpoint checkpoint;
+    Checkpoint checkpoint(pages);
     checkpoint.stage_.layer_first = layer_first;
     for (const PartitionEntry& entry : spec.partitions) {
         if (entry.layer_end <= layer_first || entry.layer_first >= layer_end) continue;
@@ -184,30 +214,42 @@ Result<Checkpoint> Checkpoint::open_layers(const std::filesystem::path& model_di
         Status status = check_layers(*file, std::to_string(entry.layer_first),
                                      std::to_string(entry.layer_end));
         if (!status) return status.error();
-        status = read_partition(*file, entry, spec, layer_end, checkpoint.pages_,
+        status = checkpoint.begin_file(*file);
+        if (!status) return status.error();
+        status = read_partition(*file, entry, spec, layer_end, checkpoint.tensors_,
                                 checkpoint.stage_);
         if (!status) return status.error();
-        checkpoint.add_file(std::move(*file), entry.sha256);
+        checkpoint.end_file(std::move(*file), entry.sha256);
     }
     CL_ASSERT(checkpoint.stage_.layer_end() == layer_end);
     return checkpoint;
 }
 
 Result<Checkpoint> Checkpoint::open_head(const std::filesystem::path& model_dir,
-                                         const ModelSpec& spec) {
+                                         const ModelSpec& spec, WeightPages pages) {
     Result<SafetensorsFile> file = open_file(model_dir / spec.head.file, spec.head.bytes, spec);
     if (!file) return file.error();
     if (Status status = check_layers(*file, "", ""); !status) return status.error();
-    Checkpoint checkpoint;
-    TensorReader in(*file, checkpoint.pages_);
+    Checkpoint checkpoint(pages);
+    if (Status status = checkpoint.begin_file(*file); !status) return status.error();
+    TensorReader in(*file, checkpoint.tensors_);
     checkpoint.head_.norm = in.vector("norm", spec.hidden_size);
     checkpoint.head_.head = in.matrix("head", spec.vocab_size, spec.hidden_size);
     if (Status status = in.finish("head"); !status) return status.error();
-    checkpoint.add_file(std::move(*file), spec.head.sha256);
+    checkpoint.end_file(std::move(*file), spec.head.sha256);
     return checkpoint;
 }
 
-void Checkpoint::add_file(SafetensorsFile file, const std::string& sha256) {
+Status Checkpoint::begin_file(const SafetensorsFile& file) {
+    if (pages_ == WeightPages::kMapped) return Ok{};
+    const Status copied = tensors_.begin_copy(file.bytes());
+    if (copied) return copied;
+    return Error{ErrorCode::kUnsupported, file.name() + ": " + copied.error().message +
+                                              " of weights: take --weights mmap"};
+}
+
+void Checkpoint::end_file(SafetensorsFile file, const std::string& sha256) {
+    tensors_.end_copy();
     verifiers_.emplace_back(file.map(), sha256);
     for (const auto& [name, tensor] : file.header().tensors) {
         if (is_pad(name)) pad_bytes_ += tensor.bytes;
@@ -216,16 +258,41 @@ void Checkpoint::add_file(SafetensorsFile file, const std::string& sha256) {
 }
 
 Result<bool> Checkpoint::load(uint64_t bytes) {
-    if (!pages_.done()) {
-        if (Result<bool> touched = pages_.touch(bytes); !touched) return touched;
-        return false;
-    }
-    if (!loaded()) {
+    if (!tensors_.done()) {
+        if (Result<bool> read = tensors_.load(bytes); !read) return read;
+    } else if (!loaded()) {
         Result<bool> sound = verifiers_[verified_].step(bytes);
         if (!sound) return sound;
         if (*sound) ++verified_;
     }
+    // Of a file that is copied nothing stays resident in this process.
+    if (pages_ == WeightPages::kHuge) {
+        for (SafetensorsFile& file : files_) {
+            if (loaded()) file.unmap();
+            else file.map().drop_pages();
+        }
+    }
     return loaded();
+}
+
+uint64_t Checkpoint::mapped_bytes() const {
+    return pages_ == WeightPages::kMapped ? tensors_.bytes_total() + pad_bytes_ : 0;
+}
+
+uint64_t Checkpoint::copied_bytes() const {
+    uint64_t bytes = 0;
+    for (const PrivateMemory& copy : tensors_.copies()) bytes += copy.bytes();
+    return bytes;
+}
+
+PrivateMemory::Resident Checkpoint::copy() const {
+    PrivateMemory::Resident sum;
+    for (const PrivateMemory& copy : tensors_.copies()) {
+        const PrivateMemory::Resident one = copy.resident();
+        sum.bytes += one.bytes;
+        sum.huge_bytes += one.huge_bytes;
+    }
+    return sum;
 }
 
 std::vector<std::string> Checkpoint::outcomes() const {

@@ -128,10 +128,18 @@ FileMap& FileMap::operator=(FileMap&& other) noexcept {
     return *this;
 }
 
-FileMap::~FileMap() {
+FileMap::~FileMap() { unmap(); }
+
+void FileMap::drop_pages() const {
+    if (data_ == nullptr) return;
+    (void)::madvise(const_cast<uint8_t*>(data_), identity_.bytes, MADV_DONTNEED);
+}
+
+void FileMap::unmap() {
     if (data_ == nullptr) return;
     release_range(data_);
     ::munmap(const_cast<uint8_t*>(data_), identity_.bytes);
+    data_ = nullptr;
 }
 
 }  // namespace chatloop

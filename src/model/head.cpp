@@ -13,9 +13,9 @@ Head::Head(const ModelSpec& spec, const Checkpoint& checkpoint, const kernel::Ke
       weights_(checkpoint.head()),
       kernels_(kernels),
       rows_max_(options.rows_max),
-      x_(std::make_unique_for_overwrite<float[]>(size_t{options.rows_max} * width())),
-      logits_(std::make_unique_for_overwrite<float[]>(size_t{options.rows_max} * vocab())),
-      quantized_(options.rows_max, spec.hidden_size) {
+      x_(size_t{options.rows_max} * width(), options.preallocate),
+      logits_(size_t{options.rows_max} * vocab(), options.preallocate),
+      quantized_(options.rows_max, spec.hidden_size, options.preallocate) {
     CL_ASSERT(checkpoint.loaded());
     CL_ASSERT(rows_max_ > 0);
     set_unit_panels(options.unit_panels);

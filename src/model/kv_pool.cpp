@@ -1,7 +1,5 @@
 #include "chatloop/model/kv_pool.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -19,22 +17,26 @@ constexpr uint64_t kBlocksMax = INT32_MAX;
 constexpr uint64_t kPoolBytesMax = uint64_t{1} << 46;
 constexpr uint16_t kF16Nan = 0x7e00;
 
-// Elements of one layer in a block.
-uint64_t layer_elements(int32_t n_kv_heads, int32_t head_dim) {
-    return uint64_t{2} * kernel::kBlockPositions * static_cast<uint64_t>(n_kv_heads) *
-           static_cast<uint64_t>(head_dim);
-}
-
 }  // namespace
 
-uint64_t KvPool::block_bytes(const ModelSpec& spec, int32_t layers) {
-    CL_ASSERT(layers > 0);
-    return layer_elements(spec.n_kv_heads, spec.head_dim) * static_cast<uint64_t>(layers) *
-           sizeof(uint16_t);
+std::string_view kv_type_name(kernel::KvType type) {
+    return type == kernel::KvType::kInt8 ? "int8" : "f16";
 }
 
-Result<KvPool> KvPool::create(const ModelSpec& spec, int32_t layers, uint64_t kv_cache_mb) {
-    const uint64_t one = block_bytes(spec, layers);
+uint64_t KvPool::block_bytes(const ModelSpec& spec, int32_t layers, kernel::KvType type) {
+    CL_ASSERT(layers > 0);
+    return static_cast<uint64_t>(kernel::kv_head_bytes(type, spec.head_dim)) *
+           static_cast<uint64_t>(spec.n_kv_heads) * static_cast<uint64_t>(layers);
+}
+
+Result<KvPool> KvPool::create(const ModelSpec& spec, int32_t layers, uint64_t kv_cache_mb,
+                              kernel::KvType type) {
+    if (type == kernel::KvType::kInt8 && spec.head_dim % kernel::kGroup != 0) {
+        return Error{ErrorCode::kInvalidRequest,
+                     "kv_cache_dtype int8 takes heads of whole groups of 32 values, this model's "
+                     "have " + std::to_string(spec.head_dim) + ": take f16"};
+    }
+    const uint64_t one = block_bytes(spec, layers, type);
     const uint64_t pool_mb = std::min(kv_cache_mb, kPoolBytesMax / kMebibyte);
     const uint64_t blocks = std::min(pool_mb * kMebibyte / one, kBlocksMax);
     if (blocks == 0) {
@@ -43,56 +45,45 @@ Result<KvPool> KvPool::create(const ModelSpec& spec, int32_t layers, uint64_t kv
                          " holds no block of 64 positions: this stage needs at least " +
                          std::to_string((one + kMebibyte - 1) / kMebibyte)};
     }
-    return create_blocks(spec, layers, static_cast<uint32_t>(blocks));
+    return create_blocks(spec, layers, static_cast<uint32_t>(blocks), type);
 }
 
-Result<KvPool> KvPool::create_blocks(const ModelSpec& spec, int32_t layers, uint32_t blocks) {
+Result<KvPool> KvPool::create_blocks(const ModelSpec& spec, int32_t layers, uint32_t blocks,
+                                     kernel::KvType type) {
     CL_ASSERT(blocks > 0);
     KvPool pool;
-    pool.block_bytes_ = block_bytes(spec, layers);
+    pool.type_ = type;
+    pool.block_bytes_ = block_bytes(spec, layers, type);
     pool.layers_ = layers;
     pool.n_kv_heads_ = spec.n_kv_heads;
     pool.head_dim_ = spec.head_dim;
-    void* map = ::mmap(nullptr, pool.block_bytes_ * blocks, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED) {
-        return Error{ErrorCode::kUnsupported, "no address space for " + std::to_string(blocks) +
+    Result<PrivateMemory> memory = PrivateMemory::map(pool.block_bytes_ * blocks);
+    if (!memory) {
+        return Error{ErrorCode::kUnsupported, memory.error().message + ", " +
+                                                  std::to_string(blocks) +
                                                   " KV blocks: lower kv_cache_mb"};
     }
-    pool.map_ = static_cast<uint16_t*>(map);
+    pool.memory_ = std::move(*memory);
     pool.blocks_ = blocks;
     return pool;
-}
-
-KvPool::KvPool(KvPool&& other) noexcept { *this = std::move(other); }
-
-KvPool& KvPool::operator=(KvPool&& other) noexcept {
-    std::swap(map_, other.map_);
-    std::swap(block_bytes_, other.block_bytes_);
-    std::swap(blocks_, other.blocks_);
-    std::swap(layers_, other.layers_);
-    std::swap(n_kv_heads_, other.n_kv_heads_);
-    std::swap(head_dim_, other.head_dim_);
-    return *this;
-}
-
-KvPool::~KvPool() {
-    if (map_ != nullptr) ::munmap(map_, block_bytes_ * blocks_);
 }
 
 kernel::KvLayer KvPool::layer(int32_t index) const {
     CL_ASSERT(index >= 0 && index < layers_);
     kernel::KvLayer view;
-    view.base = reinterpret_cast<uint8_t*>(
-        map_ + layer_elements(n_kv_heads_, head_dim_) * static_cast<uint64_t>(index));
+    view.type = type_;
+    view.base = memory_.data() +
+                block_bytes_ / static_cast<uint64_t>(layers_) * static_cast<uint64_t>(index);
     view.block_stride = static_cast<int64_t>(block_bytes_);
     view.n_kv_heads = n_kv_heads_;
     view.head_dim = head_dim_;
     return view;
 }
 
+// As int8 its scales are.
 void KvPool::poison() {
-    std::fill_n(map_, block_bytes_ / sizeof(uint16_t) * blocks_, kF16Nan);
+    std::fill_n(reinterpret_cast<uint16_t*>(memory_.data()),
+                block_bytes_ / sizeof(uint16_t) * blocks_, kF16Nan);
 }
 
 }  // namespace chatloop

@@ -8,10 +8,7 @@ namespace {
 
 using kernel::kBlockPositions;
 
-std::unique_ptr<float[]> floats(uint32_t rows, int32_t width) {
-    return std::make_unique_for_overwrite<float[]>(static_cast<size_t>(rows) *
-                                                   static_cast<size_t>(width));
-}
+size_t floats(uint32_t rows, int32_t width) { return size_t{rows} * static_cast<size_t>(width); }
 
 int32_t width_max(const ModelSpec& spec) {
     return std::max({spec.hidden_size, spec.q_width(), spec.ffn_size});
@@ -29,34 +26,36 @@ LayerStack::LayerStack(const ModelSpec& spec, const Checkpoint& checkpoint, KvPo
       pool_(pool),
       kernels_(kernels),
       rows_max_(options.rows_max),
-      unit_rows_(options.unit_rows),
-      x_(floats(rows_max_, spec.hidden_size)),
-      xb_(floats(rows_max_, spec.hidden_size)),
-      q_(floats(rows_max_, spec.q_width())),
-      k_(floats(rows_max_, spec.kv_width())),
-      v_(floats(rows_max_, spec.kv_width())),
-      att_(floats(rows_max_, spec.q_width())),
-      hb_(floats(rows_max_, spec.ffn_size)),
-      hb2_(floats(rows_max_, spec.ffn_size)),
-      quantized_(rows_max_, width_max(spec)) {
+      unit_rows_max_(std::min(options.unit_rows, options.rows_max)),
+      unit_rows_(unit_rows_max_),
+      x_(floats(rows_max_, spec.hidden_size), options.preallocate),
+      xb_(floats(unit_rows_max_, spec.hidden_size), options.preallocate),
+      q_(floats(unit_rows_max_, spec.q_width()), options.preallocate),
+      k_(floats(unit_rows_max_, spec.kv_width()), options.preallocate),
+      v_(floats(unit_rows_max_, spec.kv_width()), options.preallocate),
+      att_(floats(unit_rows_max_, spec.q_width()), options.preallocate),
+      hb_(floats(unit_rows_max_, spec.ffn_size), options.preallocate),
+      hb2_(floats(unit_rows_max_, spec.ffn_size), options.preallocate),
+      quantized_(unit_rows_max_, width_max(spec), options.preallocate) {
     CL_ASSERT(checkpoint.loaded());
     CL_ASSERT(rows_max_ > 0 && rows_max_ <= kFrameRowsMax);
     CL_ASSERT(pool.layers() == static_cast<int32_t>(weights_.layers.size()));
-    set_unit_rows(options.unit_rows);
     sequences_.reserve(kFrameItemsMax);
     runs_.reserve(kFrameItemsMax);
 }
 
 uint64_t LayerStack::scratch_bytes(const ModelSpec& spec, const LayerStackOptions& options) {
-    const uint64_t width = static_cast<uint64_t>(spec.hidden_size) + spec.q_width() +
-                           spec.kv_width() + spec.ffn_size;  // each twice
-    return options.rows_max * 2 * width * sizeof(float) +
-           ActivationBuffer::bytes(options.rows_max, width_max(spec));
+    const uint64_t hidden = static_cast<uint64_t>(spec.hidden_size);
+    const uint32_t unit_rows = std::min(options.unit_rows, options.rows_max);
+    const uint64_t unit_width =
+        hidden + 2 * (static_cast<uint64_t>(spec.q_width()) + spec.kv_width() + spec.ffn_size);
+    return (options.rows_max * hidden + unit_rows * unit_width) * sizeof(float) +
+           ActivationBuffer::bytes(unit_rows, width_max(spec));
 }
 
 void LayerStack::set_unit_rows(uint32_t unit_rows) {
     CL_ASSERT(unit_rows > 0);
-    unit_rows_ = std::min(unit_rows, rows_max_);
+    unit_rows_ = std::min(unit_rows, unit_rows_max_);
 }
 
 void LayerStack::begin(std::span<const SequenceRows> sequences, const uint8_t* payload) {

@@ -3,17 +3,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
-#include <optional>
 #include <sstream>
 
 namespace chatloop {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string mebibytes(uint64_t bytes) {
-    return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB";
-}
 
 // The first number of a file; nullopt also for "max".
 std::optional<uint64_t> number_in(const fs::path& path) {
@@ -22,14 +17,14 @@ std::optional<uint64_t> number_in(const fs::path& path) {
     return in >> value ? std::optional(value) : std::nullopt;
 }
 
-// The number that follows `key` in a file of keys and numbers.
+// The number behind `key`, which a line begins with.
 std::optional<uint64_t> number_of(const fs::path& path, const std::string& key) {
     std::ifstream in(path);
     for (std::string line; std::getline(in, line);) {
-        std::istringstream words(line);
-        std::string name;
+        if (!line.starts_with(key)) continue;
+        std::istringstream rest(line.substr(key.size()));
         uint64_t value = 0;
-        if (words >> name >> value && name == key) return value;
+        if (rest >> value) return value;
     }
     return std::nullopt;
 }
@@ -68,6 +63,19 @@ uint64_t left_in_groups(const fs::path& root, const GroupFiles& files, const fs:
     return least;
 }
 
+// Free, or the cache of files.
+uint64_t left_on_node(const fs::path& root, int node) {
+    const std::string name = std::to_string(node);
+    const fs::path file = root / "sys/devices/system/node" / ("node" + name) / "meminfo";
+    uint64_t kib = 0;
+    for (const char* kind : {"MemFree:", "Active(file):", "Inactive(file):"}) {
+        const std::optional<uint64_t> part = number_of(file, "Node " + name + " " + kind);
+        if (!part) return UINT64_MAX;
+        kib += *part;
+    }
+    return kib << 10;
+}
+
 bool lists(const std::string& controllers, const std::string& name) {
     std::istringstream in(controllers);
     for (std::string one; std::getline(in, one, ',');) {
@@ -78,10 +86,22 @@ bool lists(const std::string& controllers, const std::string& name) {
 
 }  // namespace
 
+std::string mebibytes(uint64_t bytes) {
+    return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB";
+}
+
 Status check_memory_fit(const MemoryNeed& need, uint64_t available, bool allow_paging,
                         const std::string& file) {
-    const uint64_t resident = need.kv_cache + need.activations;
+    const uint64_t resident = need.copies + need.kv_cache + need.activations;
     const std::string there = mebibytes(available) + " are available";
+    if (resident > available && need.copies > 0) {
+        return Error{ErrorCode::kUnsupported,
+                     file + ": a copy of the weights of " + mebibytes(need.copies) +
+                         ", the KV cache of " + mebibytes(need.kv_cache) + " and " +
+                         mebibytes(need.activations) + " for activations do not fit into memory, " +
+                         there + "; take --weights mmap, lower --kv-cache-mb, or split into more "
+                                 "partitions"};
+    }
     if (resident > available) {
         return Error{ErrorCode::kUnsupported,
                      file + ": the KV cache of " + mebibytes(need.kv_cache) + " and " +
@@ -97,9 +117,10 @@ Status check_memory_fit(const MemoryNeed& need, uint64_t available, bool allow_p
                      "from disk with --allow-paging"};
 }
 
-uint64_t available_memory(const fs::path& root) {
-    uint64_t least = UINT64_MAX;
-    if (const auto kib = number_of(root / "proc/meminfo", "MemAvailable:")) least = *kib << 10;
+uint64_t available_memory(std::optional<int> numa_node, const fs::path& root) {
+    uint64_t least = numa_node ? left_on_node(root, *numa_node) : UINT64_MAX;
+    if (const auto kib = number_of(root / "proc/meminfo", "MemAvailable:"))
+        least = std::min(least, *kib << 10);
     // Lines "hierarchy:controllers:path"; v2 has no controllers there.
     std::ifstream in(root / "proc/self/cgroup");
     for (std::string line; std::getline(in, line);) {

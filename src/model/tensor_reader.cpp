@@ -45,9 +45,8 @@ const uint8_t* TensorReader::take(const std::string& name, Dtype dtype, const Sh
              ", the metadata asks for " + shape_text(dtype, shape));
         return nullptr;
     }
-    const uint8_t* data = file_.data(*tensor);
-    pages_.add(file_.name() + ": tensor " + in_quotes(name), data, tensor->bytes, dtype);
-    return data;
+    return tensors_.add(file_.name() + ": tensor " + in_quotes(name), file_.data(*tensor),
+                        tensor->bytes, dtype);
 }
 
 const float* TensorReader::vector(const std::string& name, int32_t n) {

@@ -14,8 +14,9 @@ namespace chatloop {
 
 class TensorReader {
 public:
-    // What is read is added to `pages`.
-    TensorReader(const SafetensorsFile& file, PageToucher& pages) : file_(file), pages_(pages) {}
+    // What is read is added to `tensors`.
+    TensorReader(const SafetensorsFile& file, TensorLoader& tensors)
+        : file_(file), tensors_(tensors) {}
 
     const float* vector(const std::string& name, int32_t n);
     const float* optional_vector(const std::string& name, int32_t n);  // nullptr: there is none
@@ -47,7 +48,7 @@ private:
     void fail(const std::string& what);
 
     const SafetensorsFile& file_;
-    PageToucher& pages_;
+    TensorLoader& tensors_;
     std::set<std::string, std::less<>> taken_;
     std::string error_;  // empty: none yet
 };

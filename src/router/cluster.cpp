@@ -72,15 +72,20 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
     if (hello.cut_id != config_.cut_id)
         return "its partition is of another cut (" + hello.cut_id + ", the router serves " +
                config_.cut_id + "): split once and give every process that directory";
-    if (hello.fingerprint != config_.fingerprint) return "its numerics fingerprint differs";
+    const bool is_stage = (hello.roles & wire::kRoleStage) != 0;
+    if (is_stage && hello.kv_cache_dtype != config_.kv_cache_dtype)
+        return "its KV cache is " + hello.kv_cache_dtype + ", the router serves " +
+               config_.kv_cache_dtype + ": give performance.kv_cache_dtype one value everywhere";
+    if (hello.fingerprint != (is_stage ? config_.fingerprint : config_.sampler_fingerprint))
+        return "its numerics fingerprint differs";
     if (hello.self_test != config_.self_test)
         return "its arithmetic self-test differs: this CPU or build would give other tokens";
     const bool range_ok = hello.layer_first < hello.layer_end && hello.layer_end <= hello.layers;
-    if ((hello.roles & wire::kRoleStage) != 0 && !range_ok) return "its layer range is impossible";
+    if (is_stage && !range_ok) return "its layer range is impossible";
     if (hello.share.frames == 0 || hello.share.bytes == 0) return "its share is empty";
     if (hello.share.blocks > kBlocksMax) return "its KV cache has more blocks than are served";
     const bool no_cache = hello.share.slots == 0 || hello.share.blocks == 0;
-    if ((hello.roles & wire::kRoleStage) != 0 && no_cache) return "its share is empty";
+    if (is_stage && no_cache) return "its share is empty";
     return {};
 }
 

@@ -92,7 +92,7 @@ void Router::send_status(const std::string& client) {
     for (const auto& [incarnation, worker] : cluster_.workers()) {
         wire::WorkerStatus entry{worker.hello.name, worker.hello.roles, worker.hello.layer_first,
                                  worker.hello.layer_end, state_name(worker.state),
-                                 worker.hello.kernels, {}};
+                                 worker.hello.kernels, worker.hello.kv_cache_dtype, {}};
         for (const wire::WorkerCounter& counter : wire::kWorkerCounters)
             entry.counters.push_back({std::string(counter.name), worker.counters.*counter.value});
         status.workers.push_back(std::move(entry));

@@ -34,12 +34,13 @@ public:
     Encoder(const Control& message, Bytes& out) : message_(message), writer_(out) {}
 
     void operator()(const Hello& m) {
-        begin(Type::kHello, 14).str(m.name).number(m.roles).number(m.layer_first);
+        begin(Type::kHello, 15).str(m.name).number(m.roles).number(m.layer_first);
         writer_.number(m.layer_end).number(m.layers).number(m.width).number(m.vocab);
         writer_.str(m.endpoint).str(m.model_id).str(m.cut_id).number(m.fingerprint);
         writer_.str(m.kernels).number(m.self_test);
         writer_.array(4).number(m.share.frames).number(m.share.bytes).number(m.share.slots);
         writer_.number(m.share.blocks);
+        writer_.str(m.kv_cache_dtype);
     }
     void operator()(const Ready& m) { begin(Type::kReady, 1).number(m.generation); }
     void operator()(const Unreachable& m) {
@@ -121,6 +122,7 @@ Hello read_hello(Fields& f) {
     m.share.bytes = share.next("share bytes").u64(0, kShareBytesMax);
     m.share.slots = share.next("share slots").u32(0, kSlotsMax);
     m.share.blocks = share.next("share blocks").u32(0, kNoBlock);
+    m.kv_cache_dtype = f.next("kv_cache_dtype").str(kNameBytesMax);
     return m;
 }
 
@@ -230,7 +232,7 @@ struct BodyReader {
 // Nothing for a type that is not of the page.
 std::optional<BodyReader> body_reader(uint8_t type) {
     switch (Type{type}) {
-        case Type::kHello: return {{14, [](Fields& f) -> ControlBody { return read_hello(f); }}};
+        case Type::kHello: return {{15, [](Fields& f) -> ControlBody { return read_hello(f); }}};
         case Type::kReady: return {{1, [](Fields& f) -> ControlBody { return read_ready(f); }}};
         case Type::kUnreachable:
             return {{3, [](Fields& f) -> ControlBody { return read_unreachable(f); }}};
@@ -256,7 +258,7 @@ std::optional<BodyReader> body_reader(uint8_t type) {
 }
 
 constexpr size_t kPrefixElements = 4;  // version, type, sender, sequence
-constexpr size_t kElementsMax = kPrefixElements + 14;
+constexpr size_t kElementsMax = kPrefixElements + 15;
 
 }  // namespace
 

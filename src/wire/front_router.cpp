@@ -74,9 +74,10 @@ struct Encoder {
         writer.str("fingerprint").str(m.fingerprint).str("ready").boolean(m.ready);
         writer.str("workers").array(m.workers.size());
         for (const WorkerStatus& worker : m.workers) {
-            writer.map(6).str("name").str(worker.name).str("roles").number(worker.roles);
+            writer.map(7).str("name").str(worker.name).str("roles").number(worker.roles);
             writer.str("layers").array(2).number(worker.layer_first).number(worker.layer_end);
             writer.str("state").str(worker.state).str("kernels").str(worker.kernels);
+            writer.str("kv_cache_dtype").str(worker.kv_cache_dtype);
             write_counters(writer.str("counters"), worker.counters);
         }
         writer.str("running").number(m.running).str("waiting").number(m.waiting);
@@ -217,6 +218,7 @@ StatusReply read_status(Fields& f) {
         worker.layer_end = layers.next("layer_end").u32(worker.layer_first);
         worker.state = entries.take("state").str(kNameBytesMax);
         worker.kernels = entries.take("kernels").str(kNameBytesMax);
+        worker.kv_cache_dtype = entries.take("kv_cache_dtype").str(kNameBytesMax);
         worker.counters = read_counters(entries.take("counters"));
         entries.finish();
         m.workers.push_back(std::move(worker));

@@ -21,8 +21,10 @@ STATUS_INFO = {
     "router": "fake",
     "ready": True,
     "workers": [
-        {"name": "w0", "roles": 3, "layers": [0, 8], "state": "ready", "kernels": "avx2"},
+        {"name": "w0", "roles": 3, "layers": [0, 8], "state": "ready", "kernels": "avx2",
+         "kv_cache_dtype": "f16"},
         {"name": "w1", "roles": 2, "layers": [0, 0], "state": "loading", "kernels": "avx2",
+         "kv_cache_dtype": "",
          "counters": {"frames_executed": 3, "frames_gap": 0, "headers_bad": 4}},
     ],
     "counters": {"requests": 7, "rejected": 0, "routes_up": 1},

@@ -67,7 +67,7 @@ def test_status_and_ping() -> None:
         "router       fake",
         "ready        yes",
         "counters     requests 7, routes_up 1",
-        "worker       w0: layers 0..7, sampler; ready, avx2 kernels",
+        "worker       w0: layers 0..7, sampler; ready, avx2 kernels, f16 KV cache",
         "worker       w1: sampler; loading, avx2 kernels",
         "             frames_executed 3, headers_bad 4",
     ]

@@ -33,7 +33,7 @@ def hello(**changes: Any) -> bytes:
     body = {"name": "stranger", "roles": 1, "layer_first": 0, "layer_end": 2, "layers": 4,
             "width": 64, "vocab": 10, "endpoint": "tcp://127.0.0.1:1", "model_id": "0" * 32,
             "cut_id": "0" * 16, "fingerprint": 1, "kernels": "avx2", "self_test": 1,
-            "share": [32, 64 << 20, 8, 100], **changes}
+            "share": [32, 64 << 20, 8, 100], "kv_cache_dtype": "f16", **changes}
     return msgpack.packb([1, 1, 77, 1, *body.values()])
 
 

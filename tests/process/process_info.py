@@ -35,3 +35,20 @@ def is_running(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def rollup_kib(pid: int, field: str) -> int:
+    """Of all its memory together: Rss, Anonymous, AnonHugePages ..."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise AssertionError(f"process {pid} has no {field}")
+
+
+def thread_cpus(pid: int) -> dict[str, set[int]]:
+    """Thread name -> the CPUs that it may run on."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        found[name] = set(os.sched_getaffinity(int(task.name)))
+    return found

@@ -264,7 +264,8 @@ def test_workers_first_and_the_router_later(build, tiny_model, tmp_path):
             cluster.endpoints["ctrl"] = ctrl
             cluster.start_workers()
             for process in cluster.processes.values():
-                wait_until(lambda p=process: "ready" in p.messages(), 20, "its weights are there")
+                wait_until(lambda p=process: any(m.startswith("ready") for m in p.messages()), 20,
+                           "its weights are there")
             time.sleep(1.0)  # several HELLOs go nowhere
             assert all(p.exit_code is None for p in cluster.processes.values())
             reserved.close()

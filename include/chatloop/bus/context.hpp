@@ -2,14 +2,15 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <vector>
 
 namespace chatloop {
 
 class Context {
 public:
-    // Block signals before (system.hpp, SignalFd). `io_cpu` pins the threads of ZeroMQ to one CPU.
-    explicit Context(std::optional<int> io_cpu = std::nullopt);
+    // Block signals before (system.hpp, SignalFd). The threads of ZeroMQ run on `io_cpus`; empty:
+    // where this thread does.
+    explicit Context(const std::vector<int>& io_cpus = {});
     // Every socket must be closed by then.
     ~Context();
     Context(const Context&) = delete;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <csignal>
+#include <filesystem>
 #include <vector>
 
 #include "chatloop/core/clock.hpp"
@@ -15,6 +16,13 @@ TimeUs monotonic_now();
 std::vector<int> allowed_cpus();
 // From now on this thread, and threads that it makes, run there only. kUnsupported when refused.
 Status pin_to_cpus(const std::vector<int>& cpus);
+
+// The CPUs of a NUMA node; none for one that has memory only. kInvalidRequest: there is no such
+// node. `root` is where sys is.
+Result<std::vector<int>> numa_cpus(int node, const std::filesystem::path& root = "/");
+// From now on this thread, and threads that it makes, take new memory from that node only.
+// kUnsupported when refused.
+Status bind_memory(int node);
 
 // What the kernel sends when the parent dies. Not SIGTERM: for a parent with threads that is killed
 // it comes once for each of them, and a second SIGTERM is an order to end at once.

@@ -79,5 +79,6 @@ inline constexpr size_t kConfigBytesMax = 64u << 10;    // a configuration file
 inline constexpr uint32_t kRoutersMax = 16;             // that one worker serves
 inline constexpr size_t kPathBytesMax = 4096;
 inline constexpr int kCpusMax = 4096;
+inline constexpr int kNumaNodesMax = 1024;
 
 }  // namespace chatloop

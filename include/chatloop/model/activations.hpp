@@ -4,16 +4,16 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <memory>
 
 #include "chatloop/kernel/kernels.hpp"
+#include "chatloop/model/private_memory.hpp"
 
 namespace chatloop {
 
 class ActivationBuffer {
 public:
     // Room for `rows_max` rows of at most `k_max` inputs.
-    ActivationBuffer(uint32_t rows_max, int32_t k_max);
+    ActivationBuffer(uint32_t rows_max, int32_t k_max, bool preallocate);
     static uint64_t bytes(uint32_t rows_max, int32_t k_max);  // that it takes
 
     // x (rows, k) for `readers`, all with k inputs. Valid until the next call and while x is.
@@ -23,10 +23,11 @@ public:
 private:
     uint32_t rows_max_;
     int32_t k_max_;
-    std::unique_ptr<int8_t[]> q_;     // (rows_max, k_max)
-    std::unique_ptr<float[]> d_;      // (rows_max, k_max / 32)
-    std::unique_ptr<int32_t[]> sum_;  // (rows_max, k_max / 32)
-    std::unique_ptr<float[]> sa_;     // (rows_max, k_max / 32)
+    size_t groups_;         // of rows_max rows
+    Scratch<int8_t> q_;     // (rows_max, k_max)
+    Scratch<float> d_;      // (rows_max, k_max / 32)
+    Scratch<int32_t> sum_;  // (rows_max, k_max / 32)
+    Scratch<float> sa_;     // (rows_max, k_max / 32)
 };
 
 }  // namespace chatloop

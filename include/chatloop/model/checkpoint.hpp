@@ -1,11 +1,12 @@
 // The weights of one worker: layers [first, end) of a model directory, or its head, as views into
-// the mapped partition files. A range may be part of a file or span several.
+// the mapped partition files or into a private copy of what is used of them. A range may be part of
+// a file or span several.
 //
 //     open_* --> load(bytes) until true (LOADING: the loop polls in between) --> LayerStack, Head
 //
 // Opening checks names, types, shapes and identities without reading the tensors. Loading brings
-// the pages in, refuses floats that are not finite, and then checks each file's sha256
-// (file_check.hpp).
+// the pages in or copies them, refuses floats that are not finite, and then checks each file's
+// sha256 (file_check.hpp). With a copy the files are let go when they are found sound.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +18,7 @@
 #include "chatloop/core/result.hpp"
 #include "chatloop/kernel/kernels.hpp"
 #include "chatloop/model/file_check.hpp"
+#include "chatloop/model/private_memory.hpp"
 #include "chatloop/model/safetensors.hpp"
 #include "chatloop/model/spec.hpp"
 
@@ -58,17 +60,29 @@ struct HeadWeights {
     kernel::Matrix head;          // (vocab, D)
 };
 
-// Walks the tensors that a worker uses, in slices. Floats are checked: one that is not finite would
-// come out as a token or as an error of a request, far from its cause.
-class PageToucher {
+enum class WeightPages : uint8_t {
+    kMapped,  // the files', which processes share and the kernel may drop and read again
+    kHuge,    // a private copy in 2-MiB pages, as far as the system has any
+};
+
+// Walks the tensors that a worker uses, in slices, and copies them where copies are wanted. Floats
+// are checked: one that is not finite would come out as a token or as an error of a request, far
+// from its cause.
+class TensorLoader {
 public:
-    // `name` is for the error.
-    void add(std::string name, const uint8_t* data, uint64_t bytes, Dtype dtype);
+    // What is added from here to end_copy() is copied: `bytes` at most, tensors at multiples of 64.
+    Status begin_copy(uint64_t bytes);
+    void end_copy();
+
+    // Where the tensor is once it is loaded. `name` is for the error.
+    const uint8_t* add(std::string name, const uint8_t* data, uint64_t bytes, Dtype dtype);
 
     uint64_t bytes_total() const { return bytes_total_; }
-    uint64_t bytes_touched() const { return bytes_touched_; }
+    uint64_t bytes_loaded() const { return bytes_loaded_; }
     bool done() const { return next_ == ranges_.size(); }
-    Result<bool> touch(uint64_t bytes);
+    Result<bool> load(uint64_t bytes);
+
+    const std::vector<PrivateMemory>& copies() const { return copies_; }
 
 private:
     struct Range {
@@ -76,13 +90,18 @@ private:
         const uint8_t* data;
         uint64_t bytes;
         Dtype dtype;
+        uint8_t* copy;  // nullptr: none is wanted
     };
 
     std::vector<Range> ranges_;
-    size_t next_ = 0;       // index of the range that is being walked
-    uint64_t offset_ = 0;   // in it
+    size_t next_ = 0;      // index of the range that is being walked
+    uint64_t offset_ = 0;  // in it
     uint64_t bytes_total_ = 0;
-    uint64_t bytes_touched_ = 0;
+    uint64_t bytes_loaded_ = 0;
+
+    std::vector<PrivateMemory> copies_;  // one a file
+    bool copying_ = false;
+    uint64_t copy_bytes_ = 0;  // of the last copy that are assigned
 };
 
 class Checkpoint {
@@ -92,35 +111,42 @@ public:
     // that the model does not have.
     static Result<Checkpoint> open_layers(const std::filesystem::path& model_dir,
                                           const ModelSpec& spec, int32_t layer_first,
-                                          int32_t layer_end);
+                                          int32_t layer_end,
+                                          WeightPages pages = WeightPages::kMapped);
     static Result<Checkpoint> open_head(const std::filesystem::path& model_dir,
-                                        const ModelSpec& spec);
+                                        const ModelSpec& spec,
+                                        WeightPages pages = WeightPages::kMapped);
 
     const StageWeights& stage() const;
     const HeadWeights& head() const;
 
-    // Touches or hashes about `bytes` more. True when all weights are resident and sound.
+    // Reads or hashes about `bytes` more. True when all weights are resident and sound.
     Result<bool> load(uint64_t bytes);
-    bool loaded() const { return pages_.done() && verified_ == verifiers_.size(); }
+    bool loaded() const { return tensors_.done() && verified_ == verifiers_.size(); }
 
     // For the log, once it is loaded: how each file was found sound.
     std::vector<std::string> outcomes() const;
 
-    // What will be resident: the weights that are used, and what lies between them.
-    uint64_t bytes_total() const { return pages_.bytes_total() + pad_bytes_; }
+    // What will be resident: of maps the weights that are used and what lies between them.
+    uint64_t mapped_bytes() const;
+    uint64_t copied_bytes() const;
+    // What is resident of the copy now.
+    PrivateMemory::Resident copy() const;
     const std::string& largest_file() const;  // a path, for errors
 
 private:
-    Checkpoint() = default;
+    explicit Checkpoint(WeightPages pages) : pages_(pages) {}
 
-    void add_file(SafetensorsFile file, const std::string& sha256);
+    Status begin_file(const SafetensorsFile& file);
+    void end_file(SafetensorsFile file, const std::string& sha256);
 
+    WeightPages pages_;
     std::vector<SafetensorsFile> files_;
     std::vector<FileVerifier> verifiers_;  // one a file
     size_t verified_ = 0;                  // verifiers that are done
     StageWeights stage_;
     HeadWeights head_;
-    PageToucher pages_;
+    TensorLoader tensors_;
     uint64_t pad_bytes_ = 0;
 };
 

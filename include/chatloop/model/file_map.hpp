@@ -39,6 +39,10 @@ public:
     uint64_t bytes() const { return identity_.bytes; }
     const FileIdentity& identity() const { return identity_; }  // when it was opened
 
+    // Takes the pages out of this process's memory; the next touch reads them again.
+    void drop_pages() const;
+    void unmap();
+
 private:
     std::string name_;
     const uint8_t* data_ = nullptr;

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "chatloop/kernel/kernels.hpp"
 #include "chatloop/model/spec.hpp"
 
 namespace chatloop {
@@ -16,7 +18,8 @@ struct Fingerprint {
     bool operator==(const Fingerprint&) const = default;
 };
 
-// xxh3 over model id, numerics_abi, KV type (f16) and residual type (f32).
-Fingerprint numerics_fingerprint(const ModelSpec& spec);
+// xxh3 over model id, numerics_abi, KV type (nullopt: a sampler's, which has no cache) and residual
+// type (f32).
+Fingerprint numerics_fingerprint(const ModelSpec& spec, std::optional<kernel::KvType> kv_type);
 
 }  // namespace chatloop

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "chatloop/model/activations.hpp"
 #include "chatloop/model/checkpoint.hpp"
@@ -15,6 +14,7 @@ namespace chatloop {
 struct HeadOptions {
     uint32_t rows_max = 64;
     uint32_t unit_panels = 256;  // 16 logits each
+    bool preallocate = false;    // backs the scratch memory at once
 };
 
 class Head final : public HeadCompute {
@@ -52,8 +52,8 @@ private:
     int32_t panel_next_ = 0;
     kernel::Activations in_;            // the normed rows of the frame in work
 
-    std::unique_ptr<float[]> x_;        // (rows_max, D)
-    std::unique_ptr<float[]> logits_;   // (rows_max, vocab)
+    Scratch<float> x_;       // (rows_max, D)
+    Scratch<float> logits_;  // (rows_max, vocab)
     ActivationBuffer quantized_;
 };
 

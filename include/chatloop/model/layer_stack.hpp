@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "chatloop/core/limits.hpp"
@@ -21,8 +20,9 @@
 namespace chatloop {
 
 struct LayerStackOptions {
-    uint32_t rows_max = kFrameRowsMax;  // rows of a frame; sizes the scratch memory
+    uint32_t rows_max = kFrameRowsMax;  // rows of a frame
     uint32_t unit_rows = 32;            // rows of a unit, 1 .. rows_max
+    bool preallocate = false;           // backs the scratch memory at once
 };
 
 class LayerStack final : public StageCompute {
@@ -35,7 +35,7 @@ public:
     // Bytes of scratch memory that a stack takes.
     static uint64_t scratch_bytes(const ModelSpec& spec, const LayerStackOptions& options = {});
 
-    // Bounds the next units; allowed in the middle of a frame.
+    // Bounds the next units, up to what the options said; allowed in the middle of a frame.
     void set_unit_rows(uint32_t unit_rows);
 
     bool takes_ids() const override { return weights_.has_embedding; }
@@ -71,6 +71,7 @@ private:
     KvPool& pool_;
     const kernel::Kernels& kernels_;
     const uint32_t rows_max_;
+    const uint32_t unit_rows_max_;
     uint32_t unit_rows_;
 
     // The frame in work.
@@ -83,14 +84,14 @@ private:
     std::vector<Run> runs_;    // of the unit in work
 
     // Scratch of one unit except x_; rows are dense.
-    std::unique_ptr<float[]> x_;    // (rows_max, D) residual rows of the whole frame
-    std::unique_ptr<float[]> xb_;   // (rows_max, D) normed, or a half's output before it is added
-    std::unique_ptr<float[]> q_;    // (rows_max, Q)
-    std::unique_ptr<float[]> k_;    // (rows_max, KV)
-    std::unique_ptr<float[]> v_;    // (rows_max, KV)
-    std::unique_ptr<float[]> att_;  // (rows_max, Q)
-    std::unique_ptr<float[]> hb_;   // (rows_max, F)
-    std::unique_ptr<float[]> hb2_;  // (rows_max, F)
+    Scratch<float> x_;    // (rows_max, D) residual rows of the whole frame
+    Scratch<float> xb_;   // (unit_rows_max, D) normed, or a half's output before it is added
+    Scratch<float> q_;    // (unit_rows_max, Q)
+    Scratch<float> k_;    // (unit_rows_max, KV)
+    Scratch<float> v_;    // (unit_rows_max, KV)
+    Scratch<float> att_;  // (unit_rows_max, Q)
+    Scratch<float> hb_;   // (unit_rows_max, F)
+    Scratch<float> hb2_;  // (unit_rows_max, F)
     ActivationBuffer quantized_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "chatloop/core/result.hpp"
@@ -13,6 +14,7 @@ namespace chatloop {
 // Bytes.
 struct MemoryNeed {
     uint64_t weights = 0;      // mapped: the kernel may drop and read them again
+    uint64_t copies = 0;       // of weights, in private memory
     uint64_t kv_cache = 0;
     uint64_t activations = 0;  // and frames, code, stack
 };
@@ -22,9 +24,13 @@ struct MemoryNeed {
 Status check_memory_fit(const MemoryNeed& need, uint64_t available, bool allow_paging,
                         const std::string& file);
 
+std::string mebibytes(uint64_t bytes);  // "76 MiB", rounded up
+
 // Bytes that may still be used: the system's MemAvailable and the limits of the control groups
 // (v2, v1) that this process is in. What is page cache only counts as free. UINT64_MAX where
-// nothing can be read. `root` is where proc and sys are.
-uint64_t available_memory(const std::filesystem::path& root = "/");
+// nothing can be read. With a NUMA node, no more than that node has. `root` is where proc and sys
+// are.
+uint64_t available_memory(std::optional<int> numa_node = std::nullopt,
+                          const std::filesystem::path& root = "/");
 
 }  // namespace chatloop

@@ -49,6 +49,7 @@ public:
     const std::string& name() const { return map_.name(); }  // the path, for errors
     uint64_t bytes() const { return map_.bytes(); }
     const FileMap& map() const { return map_; }
+    void unmap() { map_.unmap(); }  // what data() gave is gone; the header stays
     const SafetensorsHeader& header() const { return header_; }
 
     // nullptr when there is none of that name.

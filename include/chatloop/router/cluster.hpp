@@ -30,7 +30,9 @@ struct ClusterConfig {
     // What every worker must agree with.
     std::string model_id;
     std::string cut_id;
-    uint64_t fingerprint = 0;
+    uint64_t fingerprint = 0;          // of a stage
+    uint64_t sampler_fingerprint = 0;  // of a sampler without layers
+    std::string kv_cache_dtype;        // of a stage
     uint64_t self_test = 0;
     uint32_t layers = 0;
     uint32_t width = 0;

@@ -39,6 +39,7 @@ struct Hello {
     std::string kernels;
     uint64_t self_test = 0;
     Share share;
+    std::string kv_cache_dtype;  // "f16", "int8"; empty for a sampler
     bool operator==(const Hello&) const = default;
 };
 

@@ -160,6 +160,7 @@ struct WorkerStatus {
     uint32_t layer_end = 0;
     std::string state;
     std::string kernels;
+    std::string kv_cache_dtype;  // empty for a sampler
     std::vector<Counter> counters;
     bool operator==(const WorkerStatus&) const = default;
 };

@@ -192,14 +192,14 @@ TEST_CASE("loading walks the used bytes, then the whole files, in slices") {
     Result<Checkpoint> whole = Checkpoint::open_layers(dir.path(), spec, 0, 3);
     REQUIRE(part.ok());
     REQUIRE(whole.ok());
-    CHECK(part->bytes_total() < whole->bytes_total());
-    CHECK(whole->bytes_total() < spec.partitions[0].bytes);
-    CHECK(load_slices(*whole, 8192) >= static_cast<int>(whole->bytes_total() / 8192 +
+    CHECK(part->mapped_bytes() < whole->mapped_bytes());
+    CHECK(whole->mapped_bytes() < spec.partitions[0].bytes);
+    CHECK(load_slices(*whole, 8192) >= static_cast<int>(whole->mapped_bytes() / 8192 +
                                                         spec.partitions[0].bytes / 8192));
     CHECK(whole->outcomes().size() == 1);
     CHECK(whole->outcomes()[0].find("sha256 checked") != std::string::npos);
     // The stamp spares the second pass.
-    CHECK(load_slices(*part, 8192) <= static_cast<int>(part->bytes_total() / 8192 + 3));
+    CHECK(load_slices(*part, 8192) <= static_cast<int>(part->mapped_bytes() / 8192 + 3));
     CHECK(part->outcomes()[0].find("was checked before") != std::string::npos);
 }
 
@@ -224,9 +224,10 @@ TEST_CASE("a float that is not finite is refused in every tensor, by its name") 
                     std::vector<uint8_t> bytes = sound;
                     put_non_finite(bytes.data() + tensor.offset + at, tensor.dtype, nan);
                     write_file(path, bytes);
+                    const WeightPages pages = nan ? WeightPages::kHuge : WeightPages::kMapped;
                     Result<Checkpoint> opened =
-                        head ? Checkpoint::open_head(dir.path(), spec)
-                             : Checkpoint::open_layers(dir.path(), spec, 0, 3);
+                        head ? Checkpoint::open_head(dir.path(), spec, pages)
+                             : Checkpoint::open_layers(dir.path(), spec, 0, 3, pages);
                     REQUIRE(opened.ok());
                     check_load_refused(*opened, "tensor \"" + name + "\": has a value that is not");
                 }
@@ -241,14 +242,14 @@ TEST_CASE("floats are read on their own grid, wherever the slice before them end
     const std::vector<uint32_t> floats(3000, 0x00007f80);  // finite, but its halves are not
     const auto* half_bytes = reinterpret_cast<const uint8_t*>(halves.data());
     const auto* float_bytes = reinterpret_cast<const uint8_t*>(floats.data());
-    PageToucher pages;
-    pages.add("halves", half_bytes, halves.size() * sizeof(uint16_t), Dtype::kF16);
-    pages.add("floats", float_bytes, floats.size() * sizeof(uint32_t), Dtype::kF32);
-    while (!pages.done()) {
-        const Result<bool> touched = pages.touch(4096);
-        REQUIRE_MESSAGE(touched.ok(), (touched.ok() ? "" : touched.error().message));
+    TensorLoader tensors;
+    tensors.add("halves", half_bytes, halves.size() * sizeof(uint16_t), Dtype::kF16);
+    tensors.add("floats", float_bytes, floats.size() * sizeof(uint32_t), Dtype::kF32);
+    while (!tensors.done()) {
+        const Result<bool> read = tensors.load(4096);
+        REQUIRE_MESSAGE(read.ok(), (read.ok() ? "" : read.error().message));
     }
-    CHECK(pages.bytes_touched() == pages.bytes_total());
+    CHECK(tensors.bytes_loaded() == tensors.bytes_total());
 }
 
 TEST_CASE("a byte that changed since the split is refused") {
@@ -256,13 +257,58 @@ TEST_CASE("a byte that changed since the split is refused") {
     write_tiny(dir, {3});
     ModelSpec spec = spec_of(dir);
     spec.partitions[0].sha256[63] ^= 1;
-    Result<Checkpoint> layers = Checkpoint::open_layers(dir.path(), spec, 0, 3);
-    REQUIRE(layers.ok());
-    check_load_refused(*layers, "partition_0.safetensors: damaged: its sha256");
     spec.head.sha256[0] ^= 1;
-    Result<Checkpoint> head = Checkpoint::open_head(dir.path(), spec);
+    for (const WeightPages pages : {WeightPages::kMapped, WeightPages::kHuge}) {
+        Result<Checkpoint> layers = Checkpoint::open_layers(dir.path(), spec, 0, 3, pages);
+        REQUIRE(layers.ok());
+        check_load_refused(*layers, "partition_0.safetensors: damaged: its sha256");
+        Result<Checkpoint> head = Checkpoint::open_head(dir.path(), spec, pages);
+        REQUIRE(head.ok());
+        check_load_refused(*head, "partition_head.safetensors: damaged: its sha256");
+    }
+}
+
+TEST_CASE("a copy holds the tensors that are used, and needs no file once it is loaded") {
+    const TempDir dir;
+    write_tiny(dir, {2, 3});
+    const ModelSpec spec = spec_of(dir);
+    Result<Checkpoint> mapped = Checkpoint::open_layers(dir.path(), spec, 1, 3);
+    Result<Checkpoint> copied =
+        Checkpoint::open_layers(dir.path(), spec, 1, 3, WeightPages::kHuge);
+    Result<Checkpoint> head = Checkpoint::open_head(dir.path(), spec, WeightPages::kHuge);
+    REQUIRE(mapped.ok());
+    REQUIRE(copied.ok());
     REQUIRE(head.ok());
-    check_load_refused(*head, "partition_head.safetensors: damaged: its sha256");
+    CHECK(copied->copy().bytes == 0);  // opening reads nothing
+    for (Checkpoint* checkpoint : {&*mapped, &*copied, &*head}) load_slices(*checkpoint, 8192);
+    CHECK(copied->mapped_bytes() == 0);
+    CHECK(mapped->copied_bytes() == 0);
+    CHECK(mapped->copy().bytes == 0);
+    CHECK(copied->copy().bytes == copied->copied_bytes());
+    CHECK(copied->copied_bytes() < mapped->mapped_bytes() + 2 * 4096);
+
+    const StageWeights& one = mapped->stage();
+    const StageWeights& other = copied->stage();
+    std::vector<kernel::Matrix> matrices = {head->head().head};
+    for (size_t i = 0; i < one.layers.size(); ++i) {
+        const auto same = [&](const void* a, const void* b, size_t bytes) {
+            CHECK(a != b);
+            CHECK(std::memcmp(a, b, bytes) == 0);
+        };
+        const size_t d = static_cast<size_t>(spec.hidden_size);
+        same(one.layers[i].attn_norm, other.layers[i].attn_norm, d * sizeof(float));
+        same(one.layers[i].bo, other.layers[i].bo, d * sizeof(float));
+        same(one.layers[i].wq.values, other.layers[i].wq.values, d * d);
+        same(one.layers[i].w2.values, other.layers[i].w2.values, d * d / 2);
+        matrices.push_back(other.layers[i].wq);
+        matrices.push_back(other.layers[i].w2);
+    }
+    for (const auto& file : {spec.partitions[0].file, spec.partitions[1].file, spec.head.file})
+        std::filesystem::resize_file(dir.path() / file, 0);
+    for (const kernel::Matrix& matrix : matrices) {
+        CHECK(reinterpret_cast<uintptr_t>(matrix.values) % 64 == 0);
+        (void)*static_cast<const volatile uint8_t*>(matrix.values);  // a map of the file faults
+    }
 }
 
 TEST_CASE("files of another model, cut, version or range are refused") {

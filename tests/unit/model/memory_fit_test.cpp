@@ -26,7 +26,9 @@ struct Machine {
         std::filesystem::create_directories((dir.path() / name).parent_path());
         write_file(dir.path() / name, text);
     }
-    uint64_t available() const { return available_memory(dir.path()); }
+    uint64_t available(std::optional<int> node = std::nullopt) const {
+        return available_memory(node, dir.path());
+    }
 
     TempDir dir;
 };
@@ -34,23 +36,34 @@ struct Machine {
 }  // namespace
 
 TEST_CASE("weights, KV cache and activations must fit together") {
-    const MemoryNeed need = {100 * kMiB, 20 * kMiB, 5 * kMiB};
+    const MemoryNeed need = {100 * kMiB, 0, 20 * kMiB, 5 * kMiB};
     CHECK(refusal(need, 125 * kMiB).empty());
     CHECK(refusal(need, UINT64_MAX).empty());
     CHECK(refusal(need, 125 * kMiB - 1) ==
           "weights.file: 125 MiB are needed (weights 100 MiB, KV cache 20 MiB, activations 5 MiB), "
           "125 MiB are available; split into more partitions, lower --kv-cache-mb, or accept slow "
           "reads from disk with --allow-paging");
-    CHECK_FALSE(refusal({1ull << 62, 0, 0}, 1ull << 61).empty());
+    CHECK_FALSE(refusal({1ull << 62, 0, 0, 0}, 1ull << 61).empty());
 }
 
 TEST_CASE("paging is for weights: what no file holds must fit") {
-    const MemoryNeed need = {100 * kMiB, 20 * kMiB, 5 * kMiB};
+    const MemoryNeed need = {100 * kMiB, 0, 20 * kMiB, 5 * kMiB};
     CHECK(refusal(need, 25 * kMiB, /*allow_paging=*/true).empty());
     for (const bool allow_paging : {false, true}) {
         CHECK(refusal(need, 24 * kMiB, allow_paging) ==
               "weights.file: the KV cache of 20 MiB and 5 MiB for activations do not fit into "
               "memory, 24 MiB are available; lower --kv-cache-mb");
+    }
+}
+
+TEST_CASE("a copy of the weights must fit, whatever paging is allowed") {
+    const MemoryNeed need = {0, 100 * kMiB, 20 * kMiB, 5 * kMiB};
+    for (const bool allow_paging : {false, true}) {
+        CHECK(refusal(need, 125 * kMiB, allow_paging).empty());
+        CHECK(refusal(need, 125 * kMiB - 1, allow_paging) ==
+              "weights.file: a copy of the weights of 100 MiB, the KV cache of 20 MiB and 5 MiB "
+              "for activations do not fit into memory, 125 MiB are available; take --weights mmap, "
+              "lower --kv-cache-mb, or split into more partitions");
     }
 }
 
@@ -70,6 +83,17 @@ TEST_CASE("available is what the system and the control groups leave") {
         machine.write("sys/fs/cgroup/a/memory.current", "2097152\n");
         CHECK(machine.available() == 0);
     }
+    SUBCASE("a NUMA node leaves no more than it has") {
+        machine.write("sys/devices/system/node/node1/meminfo",
+                      "\nNode 1 MemTotal: 9000 kB\nNode 1 MemFree:  1024 kB\n"
+                      "Node 1 Active(file): 1024 kB\nNode 1 Inactive(file): 2048 kB\n");
+        CHECK(machine.available(1) == 4 * kMiB);
+        CHECK(machine.available(0) == 8 * kMiB);
+        machine.write("sys/devices/system/node/node0/meminfo",
+                      "Node 0 MemFree: 99999 kB\nNode 0 Active(file): 0 kB\n"
+                      "Node 0 Inactive(file): 0 kB\n");
+        CHECK(machine.available(0) == 8 * kMiB);
+    }
     SUBCASE("v2 without a limit") {
         machine.write("proc/self/cgroup", "0::/\n");
         machine.write("sys/fs/cgroup/memory.max", "max\n");
@@ -87,7 +111,8 @@ TEST_CASE("available is what the system and the control groups leave") {
 
 TEST_CASE("without /proc nothing is known, and nothing refused") {
     const TempDir empty;
-    CHECK(available_memory(empty.path()) == UINT64_MAX);
+    for (const std::optional<int> node : {std::optional<int>(), std::optional<int>(0)})
+        CHECK(available_memory(node, empty.path()) == UINT64_MAX);
     const uint64_t here = available_memory();
     CHECK(here > kMiB);
     CHECK(here < UINT64_MAX);

@@ -33,7 +33,8 @@ Pipeline::Pipeline(const std::filesystem::path& model_dir, const kernel::Kernels
     for (int32_t end : options.stage_ends) {
         Result<Checkpoint> opened = Checkpoint::open_layers(model_dir, spec_, first, end);
         REQUIRE_MESSAGE(opened.ok(), (opened.ok() ? "" : opened.error().message));
-        Result<KvPool> pool = KvPool::create_blocks(spec_, end - first, options.blocks);
+        Result<KvPool> pool = KvPool::create_blocks(spec_, end - first, options.blocks,
+                                                      options.kv_type);
         REQUIRE(pool.ok());
         auto stage = std::make_unique<Stage>(
             Stage{std::move(*opened), std::move(*pool), nullptr});

@@ -18,6 +18,7 @@ struct PipelineOptions {
     uint32_t unit_rows = 32;
     uint32_t unit_panels = 256;
     uint32_t blocks = 32;
+    kernel::KvType kv_type = kernel::KvType::kF16;
     bool poison = false;  // KV pools start as NaN
 };
 

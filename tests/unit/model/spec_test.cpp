@@ -160,14 +160,20 @@ TEST_CASE("text that is no metadata never crashes") {
     CHECK(absent.error().message.find("split_model.py") != std::string::npos);
 }
 
-TEST_CASE("the fingerprint follows the model and nothing else") {
+TEST_CASE("the fingerprint follows the model and the KV type, and nothing else") {
     ModelSpec spec = parse(tiny_metadata()).value();
-    const Fingerprint first = numerics_fingerprint(spec);
+    const auto f16 = [&] { return numerics_fingerprint(spec, kernel::KvType::kF16); };
+    const Fingerprint first = f16();
     CHECK(first.text().size() == 16);
-    CHECK(first.text() == numerics_fingerprint(spec).text());
+    CHECK(first.text() == f16().text());
+    const Fingerprint int8 = numerics_fingerprint(spec, kernel::KvType::kInt8);
+    const Fingerprint none = numerics_fingerprint(spec, std::nullopt);
+    CHECK_FALSE(int8 == first);
+    CHECK_FALSE(none == first);
+    CHECK_FALSE(none == int8);
     spec.cut_id = std::string(16, 'f');
-    CHECK(numerics_fingerprint(spec) == first);
+    CHECK(f16() == first);
     spec.model_id[0] = 'f';
-    CHECK_FALSE(numerics_fingerprint(spec) == first);
+    CHECK_FALSE(f16() == first);
     CHECK(Fingerprint{0x1f}.text() == "000000000000001f");
 }

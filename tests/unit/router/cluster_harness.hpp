@@ -21,6 +21,8 @@ inline ClusterConfig cluster_config(uint32_t layers) {
     config.model_id = "model";
     config.cut_id = "the-cut";
     config.fingerprint = 42;
+    config.sampler_fingerprint = 43;
+    config.kv_cache_dtype = "f16";
     config.self_test = 7;
     config.layers = layers;
     config.width = 2;
@@ -49,7 +51,9 @@ inline wire::Hello hello_of(const ClusterConfig& config, const WorkerSpec& spec)
     hello.endpoint = "in:" + spec.name;
     hello.model_id = config.model_id;
     hello.cut_id = config.cut_id;
-    hello.fingerprint = config.fingerprint;
+    const bool is_stage = (spec.roles & wire::kRoleStage) != 0;
+    hello.fingerprint = is_stage ? config.fingerprint : config.sampler_fingerprint;
+    if (is_stage) hello.kv_cache_dtype = config.kv_cache_dtype;
     hello.self_test = config.self_test;
     hello.kernels = "reference";
     hello.share = spec.share;

@@ -116,12 +116,33 @@ TEST_CASE("a route is up when all are READY and the own link is, in any order") 
     }
 }
 
+TEST_CASE("a stage with another KV type is told which, a sampler has none") {
+    ClusterHarness h(2);
+    wire::Hello stage = hello_of(h.config, {10, "a", kBoth, 0, 2});
+    stage.kv_cache_dtype = "int8";
+    stage.fingerprint ^= 1;
+    h.hear(10, stage);
+    const auto rejects = h.outbox.controls<wire::Reject>(peer_of(10));
+    REQUIRE(rejects.size() == 1);
+    CHECK(rejects[0].code == "mismatch");
+    CHECK(rejects[0].reason ==
+          "a is refused: its KV cache is int8, the router serves f16: give "
+          "performance.kv_cache_dtype one value everywhere");
+    wire::Hello sampler = hello_of(h.config, {20, "b", wire::kRoleSampler, 0, 0});
+    h.hear(20, sampler);
+    CHECK(h.outbox.controls<wire::Reject>(peer_of(20)).empty());
+    sampler.fingerprint = h.config.fingerprint;  // it would be one with layers
+    h.hear(30, sampler);
+    CHECK(h.outbox.controls<wire::Reject>(peer_of(30)).size() == 1);
+}
+
 TEST_CASE("whatever does not agree is refused for good, with a reason that fits") {
     using Change = std::function<void(wire::Hello&)>;
     const std::vector<Change> changes{
         [](wire::Hello& m) { m.model_id = std::string(256, 'x'); },
         [](wire::Hello& m) { m.cut_id = std::string(256, 'x'); },
         [](wire::Hello& m) { m.fingerprint ^= 1; },
+        [](wire::Hello& m) { m.kv_cache_dtype = std::string(256, 'x'); },
         [](wire::Hello& m) { m.self_test ^= 1; },
         [](wire::Hello& m) { m.layers += 1; },
         [](wire::Hello& m) { m.width += 1; },

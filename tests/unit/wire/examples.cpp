@@ -20,6 +20,7 @@ std::vector<Control> control_examples() {
     hello.kernels = "avx512";
     hello.self_test = 77;
     hello.share = {8, 1u << 20, 64, 4000};
+    hello.kv_cache_dtype = "int8";
 
     const WorkerCounters counters{1, 2, 3, 4, 5, 6, 7, std::numeric_limits<uint64_t>::max()};
     WorkerHeartbeat beat{WorkerState::kReady, 1500, 3, 6, {}, counters};
@@ -94,7 +95,7 @@ std::vector<RouterBody> router_examples() {
     by_length.stop = std::monostate{};
 
     StatusReply status{"router-a", "smollm2", "00112233445566ff", true, {}, 2, 3, 70000, {}, {}};
-    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", {{"frames_gap", 3}}});
+    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", "f16", {{"frames_gap", 3}}});
     status.counters = {{"requests", 5}, {"rejected", std::numeric_limits<uint64_t>::max()}};
     status.errors = {{"worker_lost", 2}};
     return {
