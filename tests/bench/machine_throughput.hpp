@@ -1,4 +1,4 @@
-// Throughput of single instructions: independent copies of one, in registers, as fast as they issue.
+// Throughput of single instructions: independent copies of one, in registers, as fast as they go.
 // Inline assembly needs no target flags, so one binary holds all of them; `instructions` names only
 // those that this CPU has.
 #pragma once
