@@ -7,7 +7,7 @@ import time
 import models
 from arrivals import whole_rate
 from cluster import Cluster
-from our_engine import Engine, cpud_arrivals, request, run_together, weight_bytes
+from our_engine import Engine, cpud_arrivals, request, run_together, usable_kv_bytes, weight_bytes
 from peer_tools import Peer
 from process_costs import Outcome, cpu_ns_of, memory_mib_of, switches_of
 from rows import (BATCH_TOKENS, BUS_ROW, BUS_SEQUENCES, IDLE_ROW, IDLE_S, MEMORY_KV_MB,
@@ -58,10 +58,10 @@ def cluster_memory(setup: Setup) -> Case:
                                 kv_cache_mb=MEMORY_KV_MB) as cluster:
             run_together(cluster.endpoints["front"], batch(MEMORY_SEQUENCES, BATCH_TOKENS))
             size = weight_bytes(model)
-            owed = {"stage-0": size["partition_0"] / MIB + MEMORY_KV_MB,
-                    "stage-1": size["partition_1"] / MIB + MEMORY_KV_MB,
-                    "sampler": size["partition_head"] / MIB}
-            return {(OVER_ROW, name): memory_mib_of(process.pid)["Rss"] - owed.get(name, 0.0)
+            owed = {f"stage-{k}": size[f"partition_{k}"] + kv
+                    for k, kv in enumerate(usable_kv_bytes(model, MEMORY_KV_MB))}
+            owed["sampler"] = size["partition_head"]
+            return {(OVER_ROW, name): memory_mib_of(process.pid)["Rss"] - owed.get(name, 0) / MIB
                     for name, process in cluster.processes.items()}
     return Case(rows, run)
 
@@ -75,9 +75,10 @@ def replica_memory(setup: Setup) -> Case:
             run_together(cluster.endpoints["front"], batch(MEMORY_SEQUENCES, BATCH_TOKENS))
             workers = [p.pid for name, p in cluster.processes.items() if name != "router"]
             copies = len(workers) if setup.ours.page_options else 1
-            owed = copies * sum(weight_bytes(model).values()) / MIB + len(workers) * MEMORY_KV_MB
+            (kv,) = usable_kv_bytes(model, MEMORY_KV_MB)
+            owed = copies * sum(weight_bytes(model).values()) + len(workers) * kv
             held = sum(memory_mib_of(pid)["Pss"] for pid in workers)
-            return {(OVER_ROW, "2 replicas, each (Pss)"): (held - owed) / len(workers)}
+            return {(OVER_ROW, "2 replicas, each (Pss)"): (held - owed / MIB) / len(workers)}
     return Case((OVER_ROW,), run)
 
 

@@ -18,6 +18,8 @@ from chatloop import AsyncClient, Client
 from cluster import READY_TIMEOUT_S, Cluster, wait_until
 from process_costs import Outcome, on_cores, run_program
 
+KV_BLOCK_POSITIONS = 64
+
 
 def request(prompt_tokens: int, generated: int, sequence: int = 0) -> dict[str, Any]:
     """Ordinary token ids, another sequence for each; greedy, and no stop before its length."""
@@ -54,12 +56,13 @@ class Engine:
         with tempfile.TemporaryDirectory() as folder:
             made = Cluster(self.build, model, Path(folder), own_sampler=own_sampler, stage=stage,
                            sampler=self.page_options, stage_of=pinned)
-            with made.empty() as cluster, on_cores(cores):
-                cluster.start_router()
-                cluster.start_workers()
-                for k in range(1, replicas):
-                    cluster.start_worker(f"replica-{k}", "chatloop-stage", "--partition", 0,
-                                         "--with-sampler", *stage, *pinned.get(k, ()))
+            with made.empty() as cluster:
+                with on_cores(cores):  # the processes; the client may be elsewhere
+                    cluster.start_router()
+                    cluster.start_workers()
+                    for k in range(1, replicas):
+                        cluster.start_worker(f"replica-{k}", "chatloop-stage", "--partition", 0,
+                                             "--with-sampler", *stage, *pinned.get(k, ()))
                 client = cluster.client()
                 wait_until(lambda: routes_up(client) == replicas, READY_TIMEOUT_S,
                            f"{replicas} routes are up")
@@ -116,3 +119,13 @@ def bytes_per_token(model: Path) -> int:
 def weight_bytes(model: Path) -> dict[str, int]:
     """The size of each weights file, by its name without the suffix."""
     return {file.stem: file.stat().st_size for file in model.glob("partition_*.safetensors")}
+
+
+def usable_kv_bytes(model: Path, kv_cache_mb: int) -> list[int]:
+    """What each stage holds of its f16 KV pool when the route is full: as many blocks as the stage
+    with the fewest has."""
+    spec = json.loads((model / "partition_metadata.json").read_text())
+    layer_block = KV_BLOCK_POSITIONS * spec["n_kv_heads"] * spec["head_dim"] * 2 * 2
+    blocks = [(p["layer_end"] - p["layer_first"]) * layer_block for p in spec["partitions"]]
+    count = min((kv_cache_mb << 20) // block for block in blocks)
+    return [count * block for block in blocks]

@@ -1,7 +1,8 @@
 """Our engine and its peers, side by side on the same GGUF, and the targets beside the ratios.
 
-    scripts/python.sh tests/bench/peer_bench.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --peers DIR \\
-        [--runs 5] [--only PATTERN] [--large Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf] [--json FILE]
+    scripts/python.sh tests/bench/peer_bench.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf \\
+        --peers DIR [--large Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf] [--pages mmap,huge] \\
+        [--runs 5] [--only PATTERN] [--json FILE]
 
 DIR holds the builds of peers/build_llama_cpp.sh (in DIR/llama) and peers/build_ik_llama.sh (in
 DIR/ik). The engines take turns within each repetition. Nothing else may use the machine meanwhile:
@@ -37,6 +38,7 @@ from rows import Case, Setup  # noqa: E402
 
 PAGES = {"mmap": ("", "4KiB", ()), "huge": (" huge", "2MiB", ("--weights", "huge"))}
 OTHER_QUANTS = ("Q4_0", "Q8_0")
+QUIET_LOAD = 0.3
 
 Results = dict[str, dict[str, list[float]]]
 
@@ -77,7 +79,13 @@ def run_all(setup: Setup, runs: int, only: str, save) -> Results:
             if not wanted:
                 continue
             start_s = time.monotonic()
-            for (row, engine), value in case.run(wanted).items():
+            try:
+                values = case.run(wanted)
+            except (AssertionError, RuntimeError, ValueError) as error:  # the others are not lost
+                setup.failures.append(f"FAILED {', '.join(sorted(wanted))}: {error}")
+                print(setup.failures[-1], file=sys.stderr)
+                continue
+            for (row, engine), value in values.items():
                 results.setdefault(row, {}).setdefault(engine, []).append(value)
                 print(f"{repetition}/{runs} {row:<40} {engine:<28} {value:10.2f}", file=sys.stderr)
             print(f"   {time.monotonic() - start_s:.1f} s", file=sys.stderr)
@@ -142,7 +150,8 @@ def parse() -> argparse.Namespace:
                         help="leave out the random weights in the shape of a 1.5B model")
     parser.add_argument("--pages", default="mmap", choices=("mmap", "huge", "mmap,huge"),
                         help="of our weights; with huge the fork also runs with huge pages")
-    parser.add_argument("--cores", type=two_cores, default=tuple(sorted(os.sched_getaffinity(0))[-2:]),
+    parser.add_argument("--cores", type=two_cores,
+                        default=tuple(sorted(os.sched_getaffinity(0))[-2:]),
                         help="two CPUs as 2,3; one thread runs on the second")
     parser.add_argument("--pin-stages", action="store_true", help="each stage on a CPU of its own")
     options = parser.parse_args()
@@ -156,8 +165,11 @@ def main() -> None:
     setup = make_setup(options)
     suffixes = {PAGES[page][0]: PAGES[page][1] for page in options.pages.split(",")}
     about = machine(options.cores)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT,
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
                             capture_output=True, text=True).stdout.strip()
+    if about["load_before"] > QUIET_LOAD:
+        setup.notes.add(f"the machine was not quiet: its load was {about['load_before']:.1f}")
+    os.sched_setaffinity(0, options.cores)  # the clients, too
 
     def save(results: Results) -> None:
         if options.json:
@@ -165,14 +177,15 @@ def main() -> None:
             options.json.write_text(json.dumps(
                 {"machine": about, "commit": commit, "gguf": options.gguf.name,
                  "pin_stages": options.pin_stages, "notes": sorted(setup.notes),
-                 "results": results, "targets": verdicts}, indent=1) + "\n")
+                 "failures": setup.failures, "results": results, "targets": verdicts},
+                indent=1) + "\n")
 
     results = run_all(setup, options.runs, options.only, save)
     print(f"{about['cpu']}, {about['cpus']} CPUs, {options.gguf.name}, commit {commit}")
     print_results(results)
     print("\n" + "\n".join(verdict.line() for verdict in targets.verdicts(results, suffixes)))
-    for note in sorted(setup.notes):
-        print(note)
+    print("\n".join([*sorted(setup.notes), *setup.failures]))
+    sys.exit(1 if setup.failures else 0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""The rows and the engines of the benchmark: a row is what is measured ("prefill 512"), an engine
-is who ("cpud", "llama -t 2"). A case is one engine in one setting, and gives values of some rows."""
+"""The rows and the engines of the benchmark.
+
+A row is what is measured ("prefill 512"), an engine is who ("cpud", "llama -t 2"). A case is one
+engine in one setting, and gives values of some rows.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,7 @@ class Setup:
     machine_bench: Path
     cores: tuple[int, int]
     notes: set[str] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def one(self) -> tuple[int, ...]:
