@@ -66,7 +66,7 @@ private:
     void load();
     void read_requests();
     void submit(size_t index);
-    void hear(const wire::RouterBody& body);
+    void hear(const wire::RouterBody& body, TimeUs now);
     void print(const Answer& answer) const;
 
     Options options_;
@@ -79,6 +79,7 @@ private:
     std::unique_ptr<LocalCluster> cluster_;
     std::deque<Answer> answers_;
     size_t ended_ = 0;
+    TimeUs started_at_ = 0;  // of the first request
 };
 
 Cpud::Cpud(const Options& options) : options_(options) {
@@ -168,7 +169,7 @@ void Cpud::load() {
     cluster_ = std::make_unique<LocalCluster>(config, *text_,
                                               [](char, const std::string&, const std::string&) {});
     cluster_->attach_client(kClient,
-                            [this](const wire::RouterBody& body, TimeUs) { hear(body); });
+                            [this](const wire::RouterBody& body, TimeUs now) { hear(body, now); });
 }
 
 void Cpud::submit(size_t index) {
@@ -176,7 +177,7 @@ void Cpud::submit(size_t index) {
     cluster_->send_bytes(kClient, json::to_msgpack(message));
 }
 
-void Cpud::hear(const wire::RouterBody& body) {
+void Cpud::hear(const wire::RouterBody& body, TimeUs now) {
     const auto answer_of = [this](const std::string& id) -> Answer& {
         return answers_.at(std::stoul(id));
     };
@@ -184,12 +185,16 @@ void Cpud::hear(const wire::RouterBody& body) {
         Answer& answer = answer_of(accepted->request_id);
         answer.result = {{"prompt_ids", accepted->prompt_ids}, {"seed", accepted->seed},
                          {"fingerprint", accepted->fingerprint}, {"token_ids", json::array()},
-                         {"logprobs", json::array()}, {"prompt_logprobs", json::array()}};
+                         {"token_ms", json::array()}, {"logprobs", json::array()},
+                         {"prompt_logprobs", json::array()}};
         if (accepted->prompt_text) answer.text = *accepted->prompt_text;
         if (!options_.as_json && accepted->prompt_text) std::cout << *accepted->prompt_text;
     } else if (const auto* piece = std::get_if<wire::Piece>(&body)) {
         Answer& answer = answer_of(piece->request_id);
-        for (const uint32_t id : piece->token_ids) answer.result["token_ids"].push_back(id);
+        for (const uint32_t id : piece->token_ids) {
+            answer.result["token_ids"].push_back(id);
+            answer.result["token_ms"].push_back(static_cast<double>(now - started_at_) / 1000.0);
+        }
         if (piece->logprobs)
             for (const wire::TokenEntry& e : *piece->logprobs)
                 answer.result["logprobs"].push_back(entry_json(e));
@@ -240,6 +245,7 @@ int Cpud::run() {
     size_t submitted = 0;
     size_t printed = 0;
     bool failed = false;
+    started_at_ = monotonic_now();
     const auto oldest = [](size_t) { return size_t{0}; };
     while (printed < answers_.size()) {
         const bool next_may_start = options_.concurrent || submitted == ended_;
