@@ -133,6 +133,7 @@ void Cpud::load() {
     config.router.result_timeout_us = kNever;
     config.router.prefill_rows = options_.prefill_rows;
     config.router.max_batch_size = options_.max_batch_size;
+    config.router.frames_in_flight = 1;  // one thread computes one frame at a time
     config.router.max_queue_size = std::max<uint32_t>(512, static_cast<uint32_t>(answers_.size()));
     config.kernels = kernels_;
     config.hosted_sampler = options_.hosted_sampler;

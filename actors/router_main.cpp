@@ -30,6 +30,7 @@ struct Options {
     kernel::KvType kv_type = kernel::KvType::kF16;
     uint32_t max_batch_size = 0;
     uint32_t prefill_rows = 0;
+    uint32_t frames_in_flight = 0;
     uint32_t max_queue_size = 0;
     uint32_t heartbeat_interval_ms = 0;
     uint32_t failure_threshold = 0;
@@ -53,6 +54,7 @@ Result<Options> router_options(const Settings& settings) {
     options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     options.max_batch_size = count("batching.max_batch_size");
     options.prefill_rows = count("batching.prefill_rows");
+    options.frames_in_flight = count("batching.frames_in_flight");
     options.max_queue_size = count("batching.max_queue_size");
     options.client_silence_us = settings.seconds("bus.client_silence_secs");
     options.heartbeat_interval_ms = static_cast<uint32_t>(
@@ -76,6 +78,7 @@ public:
         config.seed = random_u64();
         config.max_batch_size = options.max_batch_size;
         config.prefill_rows = options.prefill_rows;
+        config.frames_in_flight = options.frames_in_flight;
         config.max_queue_size = options.max_queue_size;
         config.client_silence_us = options.client_silence_us;
         config.drain_timeout_us = options.drain_timeout_us;

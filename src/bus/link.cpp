@@ -58,6 +58,9 @@ void Link::open(TimeUs now) {
         zmq_socket_monitor(socket_->handle(), address.c_str(), kMonitored) != 0)
         return close();  // no descriptor is left
     CL_ASSERT(zmq_connect(monitor_, address.c_str()) == 0);
+    size_t size = sizeof monitor_fd_;
+    CL_ASSERT(zmq_getsockopt(monitor_, ZMQ_FD, &monitor_fd_, &size) == 0);
+    settled_ = false;
     // Peers say where they are: what cannot be connected is a link that does not come up. Names
     // within the process are ours: a peer must not reach the monitor of a link.
     if (!endpoint_.starts_with("inproc://")) static_cast<void>(socket_->connect(endpoint_));
@@ -70,6 +73,8 @@ void Link::close() {
     if (monitor_ != nullptr) CL_ASSERT(zmq_close(monitor_) == 0);
     socket_.reset();
     monitor_ = nullptr;
+    monitor_fd_ = -1;
+    settled_ = true;
 }
 
 bool Link::send(Message frame) {
@@ -87,6 +92,7 @@ void Link::flush() {
 std::vector<bool> Link::take_changes(TimeUs now) {
     std::vector<bool> changes;
     if (monitor_ == nullptr) return changes;
+    settled_ = true;
     while (const int event = next_event(monitor_)) {
         if (event == ZMQ_EVENT_CONNECTED) continue;  // not up before the handshake
         const bool up = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;

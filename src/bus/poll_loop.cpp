@@ -1,6 +1,6 @@
 #include "chatloop/bus/poll_loop.hpp"
 
-#include <zmq.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -25,6 +25,7 @@ struct LinkEntry {
     Link* link;
     PollLoop::OnLink on_link;
     bool removed = false;
+    bool ready = false;  // its monitor
 };
 struct FdEntry {
     int fd;
@@ -48,11 +49,11 @@ void sweep(Entries<Entry>& entries) {
     std::erase_if(entries, [](const auto& entry) { return entry->removed; });
 }
 
-long timeout_ms(TimeUs until, TimeUs now) {
+int timeout_ms(TimeUs until, TimeUs now) {
     if (until == kNever) return -1;
     if (until <= now) return 0;
     const TimeUs ms = (until - now + kMillisecondUs - 1) / kMillisecondUs;
-    return static_cast<long>(std::min<TimeUs>(ms, INT32_MAX));
+    return static_cast<int>(std::min<TimeUs>(ms, INT32_MAX));
 }
 
 }  // namespace
@@ -61,15 +62,18 @@ struct PollLoop::Impl {
     Entries<SocketEntry> sockets;
     Entries<LinkEntry> links;
     Entries<FdEntry> fds;
-    std::vector<zmq_pollitem_t> items;  // of this turn: sockets, fds, then two per link
+    std::vector<pollfd> items;  // of this turn: sockets, fds, then two per link
     TimeUs spin_us = 0;
     TimeUs last_message = 0;
+    TimeUs now = 0;        // read again after every handler that may have taken long
     TimeUs polled_at = 0;  // when the loop last came back from looking at its sockets
     TimeUs gap_max = 0;
 
     void sweep_all();
     void build_items();
+    bool settled() const;
     void wait(LoopHandler& handler);
+    void take_events();
     TimeUs next_timer(const LoopHandler& handler) const;
     void serve_sockets(Priority priority, int messages_max);
     void serve_links();
@@ -86,15 +90,20 @@ void PollLoop::Impl::sweep_all() {
 
 void PollLoop::Impl::build_items() {
     items.clear();
-    for (const auto& entry : sockets) items.push_back({entry->socket->handle(), 0, ZMQ_POLLIN, 0});
-    for (const auto& entry : fds) items.push_back({nullptr, entry->fd, ZMQ_POLLIN, 0});
-    for (const auto& entry : links) {
-        if (entry->link->handle() == nullptr) continue;
-        // A socket without a backlog is always writable: asking would never let the loop sleep.
-        const short wanted = entry->link->backlog() > 0 ? ZMQ_POLLOUT : 0;
-        items.push_back({entry->link->handle(), 0, wanted, 0});
-        items.push_back({entry->link->monitor_handle(), 0, ZMQ_POLLIN, 0});
+    for (const auto& entry : sockets) items.push_back({entry->socket->fd(), POLLIN, 0});
+    for (const auto& entry : fds) items.push_back({entry->fd, POLLIN, 0});
+    for (const auto& entry : links) {  // a negative descriptor is passed over
+        const Socket* socket = entry->link->socket();
+        items.push_back({socket == nullptr ? -1 : socket->fd(), POLLIN, 0});
+        items.push_back({entry->link->monitor_fd(), POLLIN, 0});
     }
+}
+
+bool PollLoop::Impl::settled() const {
+    return std::all_of(sockets.begin(), sockets.end(),
+                       [](const auto& entry) { return entry->socket->settled(); }) &&
+           std::all_of(links.begin(), links.end(),
+                       [](const auto& entry) { return entry->link->settled(); });
 }
 
 TimeUs PollLoop::Impl::next_timer(const LoopHandler& handler) const {
@@ -103,32 +112,43 @@ TimeUs PollLoop::Impl::next_timer(const LoopHandler& handler) const {
     return next;
 }
 
+// One poll() of descriptors a turn. zmq_poll asks every socket beside it, by several system calls
+// each, and a turn is a layer of one row: tens of microseconds.
 void PollLoop::Impl::wait(LoopHandler& handler) {
     sweep_all();
     build_items();
     const TimeUs before = monotonic_now();
     const TimeUs next = next_timer(handler);
-    const bool at_once = handler.has_work() || before - last_message < spin_us;
-    const long timeout = at_once ? 0 : timeout_ms(next, before);
-    const int rc = zmq_poll(items.data(), static_cast<int>(items.size()), timeout);
-    CL_ASSERT(rc >= 0 || zmq_errno() == EINTR);
+    const bool at_once = handler.has_work() || !settled() || before - last_message < spin_us;
+    const int timeout = at_once ? 0 : timeout_ms(next, before);
+    const int rc = poll(items.data(), items.size(), timeout);
+    CL_ASSERT(rc >= 0 || errno == EINTR);
     if (rc < 0) {  // the items say nothing then
-        for (zmq_pollitem_t& item : items) item.revents = 0;
+        for (pollfd& item : items) item.revents = 0;
     }
-    const TimeUs after = monotonic_now();
+    now = monotonic_now();
     note_gap(before - polled_at);
     // Sleeping for longer than was asked is a gap too; waiting for a message is none.
-    if (rc <= 0 && timeout >= 0) note_gap(after - before - timeout * kMillisecondUs);
-    polled_at = after;
+    if (rc <= 0 && timeout >= 0) note_gap(now - before - timeout * kMillisecondUs);
+    polled_at = now;
+    take_events();
+}
 
+void PollLoop::Impl::take_events() {
     size_t i = 0;
-    for (const auto& entry : sockets) entry->ready = (items[i++].revents & ZMQ_POLLIN) != 0;
-    for (const auto& entry : fds) entry->ready = items[i++].revents != 0;
+    const auto readable = [&] { return items[i++].revents != 0; };
+    for (const auto& entry : sockets) entry->ready = readable() || !entry->socket->settled();
+    for (const auto& entry : fds) entry->ready = readable();
+    for (const auto& entry : links) {
+        if (readable()) entry->link->socket()->take_news();
+        entry->ready = readable() || !entry->link->settled();
+    }
 }
 
 void PollLoop::Impl::serve_sockets(Priority priority, int messages_max) {
-    const Entries<SocketEntry> present = sockets;
-    for (const auto& entry : present) {
+    const size_t present = sockets.size();  // handlers add behind them
+    for (size_t s = 0; s < present; ++s) {
+        const std::shared_ptr<SocketEntry> entry = sockets[s];
         if (entry->priority != priority || !entry->ready) continue;
         size_t bytes = 0;
         for (int i = 0; i < messages_max && bytes < kDrainBytesMax && !entry->removed; ++i) {
@@ -137,27 +157,30 @@ void PollLoop::Impl::serve_sockets(Priority priority, int messages_max) {
             bytes += envelope.message.size();
             last_message = polled_at;
             entry->on_message(monotonic_now(), std::move(envelope));
+            now = monotonic_now();
         }
     }
 }
 
 void PollLoop::Impl::serve_links() {
-    const Entries<LinkEntry> present = links;
-    for (const auto& entry : present) {
+    const size_t present = links.size();
+    for (size_t l = 0; l < present; ++l) {
+        const std::shared_ptr<LinkEntry> entry = links[l];
         if (entry->removed) continue;
-        const TimeUs now = monotonic_now();
-        const std::vector<bool> changes = entry->link->take_changes(now);
-        entry->link->on_timer(now);
-        for (bool up : changes) {
-            if (!entry->removed) entry->on_link(now, up);
+        if (entry->ready) {
+            for (bool up : entry->link->take_changes(now)) {
+                if (!entry->removed) entry->on_link(now, up);
+            }
         }
+        if (!entry->removed && now >= entry->link->next_timer()) entry->link->on_timer(now);
     }
 }
 
 void PollLoop::Impl::serve_fds() {
-    const Entries<FdEntry> present = fds;
-    for (const auto& entry : present) {
-        if (entry->ready && !entry->removed) entry->on_readable(monotonic_now());
+    const size_t present = fds.size();
+    for (size_t f = 0; f < present; ++f) {
+        const std::shared_ptr<FdEntry> entry = fds[f];
+        if (entry->ready && !entry->removed) entry->on_readable(now);
     }
 }
 
@@ -206,10 +229,10 @@ void PollLoop::run(LoopHandler& handler) {
         impl_->serve_sockets(Priority::kControl, kDrainControlMax);
         impl_->serve_links();
         impl_->serve_fds();
-        handler.on_tick(monotonic_now());
+        handler.on_tick(impl_->now);
         impl_->serve_sockets(Priority::kData, kDrainDataMax);
         impl_->flush_links();
-        if (handler.has_work()) handler.run_unit(monotonic_now());
+        if (handler.has_work()) handler.run_unit(impl_->now);
         impl_->flush_links();
     }
 }

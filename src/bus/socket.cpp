@@ -207,6 +207,8 @@ Socket::Socket(void* handle, SocketKind kind, SocketUse use, const std::string& 
       handle_(handle) {
     CL_ASSERT(handle_ != nullptr);
     set_options(handle_, kind, options_of(use));
+    size_t size = sizeof fd_;
+    CL_ASSERT(zmq_getsockopt(handle_, ZMQ_FD, &fd_, &size) == 0);
     if (!routing_id.empty()) {
         CL_ASSERT(zmq_setsockopt(handle_, ZMQ_ROUTING_ID, routing_id.data(), routing_id.size()) ==
                   0);
@@ -218,6 +220,7 @@ Socket::~Socket() {
 }
 
 Status Socket::bind(const std::string& endpoint) {
+    settled_ = false;
     const Status valid = check_endpoint(endpoint, EndpointUse::kBind);
     if (!valid.ok()) return valid;
     if (zmq_bind(handle_, endpoint.c_str()) == 0) return Ok{};
@@ -235,6 +238,7 @@ Status Socket::bind(const std::string& endpoint) {
 }
 
 Status Socket::connect(const std::string& endpoint) {
+    settled_ = false;
     const Status valid = check_endpoint(endpoint, EndpointUse::kConnect);
     if (!valid.ok()) return valid;
     if (zmq_connect(handle_, endpoint.c_str()) == 0) return Ok{};
@@ -252,12 +256,14 @@ std::string Socket::last_endpoint() const {
 Io Socket::send(Message& message) {
     CL_ASSERT(kind_ != SocketKind::kRouter && kind_ != SocketKind::kPull);
     CL_ASSERT(message.size() <= bytes_max_);  // the peer would close the connection without a word
+    settled_ = false;
     return send_message(handle_, message);
 }
 
 Io Socket::send_to(const std::string& peer, Message& message) {
     CL_ASSERT(kind_ == SocketKind::kRouter);
     CL_ASSERT(message.size() <= bytes_max_);
+    settled_ = false;
     int sent;
     do {
         sent = zmq_send(handle_, peer.data(), peer.size(), ZMQ_SNDMORE | ZMQ_DONTWAIT);
@@ -273,15 +279,22 @@ Io Socket::send_to(const std::string& peer, Message& message) {
 }
 
 Io Socket::receive(Envelope& envelope) {
+    settled_ = false;
     // What a peer of ill will sends is skipped, but never without bound within one call.
     for (int i = 0; i < kDrainControlMax; ++i) {
         switch (receive_parts(envelope)) {
             case Part::kTaken: return Io::kOk;
-            case Part::kNone: return Io::kWouldBlock;
+            case Part::kNone: settled_ = true; return Io::kWouldBlock;
             case Part::kDropped: ++malformed_; break;
         }
     }
     return Io::kWouldBlock;
+}
+
+void Socket::take_news() {
+    int events = 0;
+    size_t size = sizeof events;
+    CL_ASSERT(zmq_getsockopt(handle_, ZMQ_EVENTS, &events, &size) == 0);
 }
 
 Socket::Part Socket::receive_parts(Envelope& envelope) {

@@ -73,6 +73,8 @@ constexpr std::array kSettings = {
             "decode rows per frame"),
     integer("batching.prefill_rows", "--prefill-rows", kRouterRole, 1,
             kFrameRowsMax - kFrameItemsMax, "64", "prompt rows per frame"),
+    integer("batching.frames_in_flight", "--frames-in-flight", kRouterRole, 0, kShareFramesMax, "0",
+            "frames at once on a route, 0: one for each stage"),
     integer("batching.max_queue_size", "--max-queue-size", kRouterRole, 1, 1 << 20, "512",
             "requests that may wait"),
     number("batching.batching_window_ms", "", kRouterRole, 0, 1000, "",

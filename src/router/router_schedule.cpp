@@ -78,12 +78,38 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     return true;
 }
 
-// Keeps one frame per stage and one more on its way.
 void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
-    while (lane.in_flight.size() < route.stages() + 1) {
-        const std::vector<Planned> plan = compose(route, lane);
+    for (;;) {
+        Ready ready = ready_rows(lane);
+        if (lane.in_flight.size() >= frames_max(route, ready)) return;
+        const std::vector<Planned> plan = compose(route, std::move(ready));
         if (plan.empty() || !dispatch(route, lane, plan, now)) return;
     }
+}
+
+Router::Ready Router::ready_rows(const Lane& lane) const {
+    Ready ready;
+    for (const SequenceId id : lane.sequences) {
+        Sequence& sequence = *sequences_.at(id);
+        if (sequence.rows_left() <= 1) ++ready.decoding;
+        if (sequence.rows_left() == 1) ready.decode.push_back(&sequence);
+        if (sequence.rows_left() > 1) ready.prefill.push_back(&sequence);
+    }
+    return ready;
+}
+
+// The frames into which the decoding sequences of a route are split: one for each stage. Each frame
+// costs a pass over the weights, and with fewer a stage would have none.
+uint32_t Router::micro_batches(const Route& route) const {
+    return config_.frames_in_flight > 0 ? config_.frames_in_flight : route.stages();
+}
+
+// A frame more than micro-batches hides the way from the sampler to the first stage, but takes
+// rows from the next one, which would have merged them. So only prompts and full frames may.
+uint32_t Router::frames_max(const Route& route, const Ready& ready) const {
+    const bool merges = ready.decoding > 0 && ready.decode.size() < config_.max_batch_size;
+    const bool one_more = config_.frames_in_flight == 0 && !merges;
+    return micro_batches(route) + (one_more ? 1 : 0);
 }
 
 // Rows that a frame of this width may have at any hop.
@@ -93,19 +119,11 @@ uint32_t Router::frame_rows_max() const {
     return static_cast<uint32_t>(std::min<size_t>(rows, kFrameRowsMax));
 }
 
-// Decode rows first, those that have waited longest, at most an even share per stage so that every
-// stage has a micro-batch; then prefill rows, oldest sequence first.
-std::vector<Router::Planned> Router::compose(const Route& route, const Lane& lane) {
-    std::vector<Sequence*> decode;
-    std::vector<Sequence*> prefill;
-    uint32_t decoding = 0;
-    for (const SequenceId id : lane.sequences) {
-        Sequence& sequence = *sequences_.at(id);
-        if (sequence.rows_left() <= 1) ++decoding;
-        if (sequence.rows_left() == 1) decode.push_back(&sequence);
-        if (sequence.rows_left() > 1) prefill.push_back(&sequence);
-    }
-    const uint32_t share = (decoding + route.stages() - 1) / route.stages();
+// Decode rows first, those that have waited longest, at most an even share per micro-batch; then
+// prefill rows, oldest sequence first.
+std::vector<Router::Planned> Router::compose(const Route& route, Ready ready) const {
+    auto& [decode, prefill, decoding] = ready;
+    const uint32_t share = (decoding + micro_batches(route) - 1) / micro_batches(route);
     uint32_t rows_free = frame_rows_max();
     const size_t decode_rows = std::min<size_t>(
         {decode.size(), config_.max_batch_size, std::max(1u, share), rows_free});

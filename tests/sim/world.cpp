@@ -38,6 +38,7 @@ void World::build(uint64_t seed) {
     config.router.seed = seed;
     config.router.max_batch_size = 1 + random_.below(8);
     config.router.prefill_rows = 1 + random_.below(80);
+    config.router.frames_in_flight = random_.one_in(2) ? 0 : 1 + random_.below(5);
     config.head = &head_;
     config.kernels = kernel::find_kernels("reference", kernel::cpu_features());
     config.hosted_sampler = random_.one_in(2);

@@ -36,16 +36,17 @@ public:
     size_t backlog() const { return backlog_.size(); }
 
     bool up() const { return up_; }
-    // Every change since the last call, in order: true is up. Must be called whenever the monitor
-    // is readable: one that is not drained blocks the I/O thread.
+    // Every change since the last call, in order: true is up. Must be called whenever the monitor's
+    // descriptor is readable: one that is not drained blocks the I/O thread.
     std::vector<bool> take_changes(TimeUs now);
     // A session that met a protocol error never reconnects by itself; another socket does.
     void on_timer(TimeUs now);
     TimeUs next_timer() const { return up_ ? kNever : handshake_deadline_; }
 
-    // Null while there is no socket.
-    void* handle() const { return socket_ == nullptr ? nullptr : socket_->handle(); }
-    void* monitor_handle() const { return monitor_; }
+    // For the loop; null and -1 while there is no socket.
+    Socket* socket() const { return socket_.get(); }
+    int monitor_fd() const { return monitor_fd_; }
+    bool settled() const { return settled_; }  // the monitor, as a socket (Socket::settled)
     uint64_t sockets_made() const { return sockets_made_; }
 
 private:
@@ -56,6 +57,8 @@ private:
     std::string endpoint_;
     std::unique_ptr<Socket> socket_;
     void* monitor_ = nullptr;
+    int monitor_fd_ = -1;
+    bool settled_ = true;
     bool up_ = false;
     TimeUs handshake_deadline_ = kNever;
     std::deque<Message> backlog_;

@@ -58,6 +58,13 @@ public:
     uint64_t malformed() const { return malformed_; }  // messages of a wrong number of parts
     void* handle() const { return handle_; }
 
+    // How a loop waits: what comes to a settled socket makes its descriptor readable. A receive()
+    // that finds nothing settles it, every other call ends that.
+    int fd() const { return fd_; }
+    bool settled() const { return settled_; }
+    // Takes in what the descriptor announced, on a socket that does not receive.
+    void take_news();
+
 private:
     Socket(void* handle, SocketKind kind, SocketUse use, const std::string& routing_id);
 
@@ -67,6 +74,8 @@ private:
     SocketKind kind_;
     size_t bytes_max_;
     void* handle_;
+    int fd_;
+    bool settled_ = false;
     uint64_t malformed_ = 0;
 };
 

@@ -36,6 +36,7 @@ struct RouterConfig {
     uint64_t seed = 0;                 // of the seeds that are drawn for clients
     uint32_t max_batch_size = 32;      // decode rows per frame
     uint32_t prefill_rows = 64;        // prefill rows per frame
+    uint32_t frames_in_flight = 0;     // on a route; 0: by its stages (Router::fill_route)
     uint32_t max_queue_size = 512;     // requests that wait
     TimeUs route_wait_us = 60 * kSecondUs;     // a request waits that long for a route
     TimeUs result_timeout_us = 120 * kSecondUs;
@@ -125,6 +126,12 @@ private:
         Sequence* sequence = nullptr;
         uint32_t rows = 0;
     };
+    // The sequences of a lane with rows that no frame has taken yet, in order of admission.
+    struct Ready {
+        std::vector<Sequence*> decode;  // one row each
+        std::vector<Sequence*> prefill;
+        uint32_t decoding = 0;  // beyond their prompts, in a frame or ready for one
+    };
     struct Client {
         TimeUs heard_at = 0;
         std::map<std::string, SequenceId> requests;
@@ -150,8 +157,11 @@ private:
     Status fit_to_route(Sequence& sequence, const Route& route) const;
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
     void fill_route(const Route& route, Lane& lane, TimeUs now);
+    Ready ready_rows(const Lane& lane) const;
+    uint32_t micro_batches(const Route& route) const;
+    uint32_t frames_max(const Route& route, const Ready& ready) const;
     uint32_t frame_rows_max() const;
-    std::vector<Planned> compose(const Route& route, const Lane& lane);
+    std::vector<Planned> compose(const Route& route, Ready ready) const;
     bool dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan, TimeUs now);
     wire::Item make_item(Sequence& sequence, uint32_t rows) const;
     std::string make_sample(const Sequence& sequence, uint32_t position, uint32_t rows,

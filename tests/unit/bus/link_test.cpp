@@ -149,7 +149,7 @@ TEST_CASE("without a descriptor a link waits and comes up when there are some ag
         Link link(context, pull->last_endpoint(), 0);
         REQUIRE(setrlimit(RLIMIT_NOFILE, &usual) == 0);
         CHECK(link.sockets_made() == 0);
-        CHECK(link.handle() == nullptr);
+        CHECK(link.socket() == nullptr);
         CHECK(link.take_changes(0).empty());
         CHECK(link.send(message_of("kept")));
         CHECK(link.next_timer() == Link::kHandshakeTimeoutUs);

@@ -4,6 +4,7 @@
 #include <sys/time.h>
 
 #include <csignal>
+#include <utility>
 #include <vector>
 
 #include "chatloop/core/limits.hpp"
@@ -120,6 +121,52 @@ TEST_CASE("a link without a backlog lets the loop sleep, one with a backlog is f
     CHECK(changes == std::vector<bool>{true});
     CHECK(link.backlog() == 0);
     CHECK(script.ticks <= 5);
+}
+
+TEST_CASE("a message that a send on the same socket has taken in wakes the loop") {
+    Context context;
+    Socket router(context, SocketKind::kRouter, SocketUse::kFront);
+    Socket dealer(context, SocketKind::kDealer, SocketUse::kFront, "client");
+    REQUIRE(router.bind("inproc://both-ways").ok());
+    REQUIRE(dealer.connect("inproc://both-ways").ok());
+    PollLoop loop;
+    Script script;
+    std::string heard;
+    bool answered = false;
+    loop.add_socket(router, Priority::kData, [&](TimeUs, Envelope envelope) {
+        heard += text_of(envelope.message);
+        script.done = heard == "ab";
+    });
+    REQUIRE(send_soon(dealer, "a"));
+    script.tick = [&](TimeUs) {
+        if (heard != "a" || !router.settled() || std::exchange(answered, true)) return;
+        Message second = message_of("b");
+        REQUIRE(dealer.send(second) == Io::kOk);
+        usleep(5000);  // libzmq looks at what came once in a millisecond
+        Message reply = message_of("reply");
+        REQUIRE(router.send_to("client", reply) == Io::kOk);
+        CHECK_FALSE(router.settled());
+    };
+    const TimeUs start = monotonic_now();
+    script.timer = start + 20 * kMillisecondUs;  // for the tick behind the first message
+    loop.run(script);
+    CHECK(heard == "ab");
+    CHECK(monotonic_now() - start < kSecondUs);
+}
+
+TEST_CASE("a loop with work and nothing to receive asks each socket once, not every turn") {
+    Context context;
+    Pair pair(context, "inproc://quiet");
+    PollLoop loop;
+    Script script;
+    loop.add_socket(pair.in, Priority::kData, [&](TimeUs, Envelope) { FAIL("nothing was sent"); });
+    int unsettled = 0;
+    script.tick = [&](TimeUs) { unsettled += pair.in.settled() ? 0 : 1; };
+    script.work = 100;
+    script.unit = [&](TimeUs) { script.done = script.work == 0; };
+    loop.run(script);
+    CHECK(script.ticks == 100);
+    CHECK(unsettled <= 1);
 }
 
 TEST_CASE("what is removed in a handler is not called again") {

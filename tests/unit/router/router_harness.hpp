@@ -1,4 +1,5 @@
-// A Router over one fake worker with both roles, which answers a frame when and how the test says.
+// A Router over fake workers, one a layer, the last of them the sampler too. They answer a frame
+// when and how the test says.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 
 namespace chatloop::test {
 
-inline constexpr Incarnation kWorker = 10;
+inline constexpr Incarnation kWorker = 10;  // the first one; the others follow
 inline constexpr char kClient[] = "client-1";
 
 // What the fake sampler answers behind `position`; never an end token.
@@ -26,44 +27,56 @@ struct SentFrame {
 
 class RouterHarness {
 public:
-    explicit RouterHarness(wire::Share share = {4, 16u << 20, 4, 16}, uint32_t max_queue_size = 512)
-        : share_(share) {
-        config.cluster = cluster_config(1);
+    explicit RouterHarness(wire::Share share = {4, 16u << 20, 4, 16}, uint32_t max_queue_size = 512,
+                           uint32_t stages = 1)
+        : share_(share), stages_(stages) {
+        config.cluster = cluster_config(stages);
         config.model_name = "hash";
         config.context_length = 256;
         config.stop_ids = {0};
         config.max_batch_size = 4;
         config.prefill_rows = 100;
         config.max_queue_size = max_queue_size;
+        remake();
+    }
+    // The router of a changed `config`.
+    void remake() {
         router = std::make_unique<Router>(config, outbox, text_,
                                           [](char, const std::string&, const std::string&) {});
     }
 
-    void hear(wire::ControlBody body) {
-        const wire::Control message{kWorker, ++sequence_, std::move(body)};
-        router->on_control(peer_of(kWorker), wire::encode_control(message), now);
+    void hear(wire::ControlBody body, Incarnation from = kWorker) {
+        const wire::Control message{from, ++sequence_, std::move(body)};
+        router->on_control(peer_of(from), wire::encode_control(message), now);
     }
-    // Worker and route; the generation.
+    // Workers and route; the generation.
     Generation bring_up() {
-        hear(hello_of(config.cluster,
-                      {kWorker, "worker-1", wire::kRoleStage | wire::kRoleSampler, 0, 1, share_}));
-        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}, {}});
+        for (uint32_t i = 0; i < stages_; ++i) {
+            const bool last = i + 1 == stages_;
+            const auto roles = wire::kRoleStage | (last ? wire::kRoleSampler : 0);
+            hear(hello_of(config.cluster, {kWorker + i, "worker-" + std::to_string(i + 1),
+                                           static_cast<uint8_t>(roles), i, i + 1, share_}),
+                 kWorker + i);
+            hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}, {}}, kWorker + i);
+        }
         tick(200 * kMillisecondUs);
         REQUIRE(!router->cluster().routes().empty());
         const Route& route = router->cluster().routes().rbegin()->second;
         const Generation generation = route.generation;
         router->on_link(route.link, true, now);
-        hear(wire::Ready{generation});
+        for (uint32_t i = 0; i < stages_; ++i) hear(wire::Ready{generation}, kWorker + i);
         REQUIRE(router->ready());
         return generation;
     }
-    // The worker is well: what keeps it from being taken for dead.
+    // The workers are well: what keeps them from being taken for dead.
     void beat() {
-        std::vector<wire::RouteReport> routes;
-        for (const auto& [generation, route] : router->cluster().routes())
-            routes.push_back({generation, 0, 0, 0, true, true});
-        hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0,
-                                   std::move(routes), {}});
+        for (uint32_t i = 0; i < stages_; ++i) {
+            std::vector<wire::RouteReport> routes;
+            for (const auto& [generation, route] : router->cluster().routes())
+                routes.push_back({generation, static_cast<uint8_t>(i), 0, 0, true, true});
+            hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, std::move(routes), {}},
+                 kWorker + i);
+        }
     }
     // In steps of a heartbeat: after a longer gap a router judges nobody.
     void tick(TimeUs later = 0) {
@@ -104,7 +117,7 @@ public:
         wire::ResultFrame result;
         result.header = sent.frame.header;
         result.header.type = wire::kFrameResult;
-        result.header.hop = 2;
+        result.header.hop = static_cast<uint8_t>(stages_ + 1);
         result.header.destination = kRouter;
         for (const wire::Item& item : sent.frame.items) {
             wire::ResultItem answer{item.slot, item.admission, wire::ItemError::kNone, {}};
@@ -167,12 +180,14 @@ public:
 private:
     sim::FakeText text_;
     wire::Share share_;
+    uint32_t stages_;
     uint64_t sequence_ = 0;
 };
 
 struct UpRouter : RouterHarness {
-    explicit UpRouter(wire::Share share = {4, 16u << 20, 4, 16}, uint32_t max_queue_size = 512)
-        : RouterHarness(share, max_queue_size) {
+    explicit UpRouter(wire::Share share = {4, 16u << 20, 4, 16}, uint32_t max_queue_size = 512,
+                      uint32_t stages = 1)
+        : RouterHarness(share, max_queue_size, stages) {
         bring_up();
     }
 };
