@@ -176,7 +176,7 @@ def test_a_worker_that_lies(build, tiny_model, tmp_path):
         before = counts(client)
         body = hello_of_a_real_worker(cluster)
         body[4:8] = ["liar", 3, 0, body[8]]
-        body[-1] = [32, 64 << 20, 4096, 1 << 22]
+        body[-2] = [32, 64 << 20, 4096, 1 << 22]
         with RawSocket(cluster.endpoints["ctrl"], routing_id=b"worker:liar:1") as liar:
             def say(kind: int, *rest: object) -> None:
                 liar.send(msgpack.packb([1, kind, body[2], 1, *rest]))
