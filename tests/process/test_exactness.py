@@ -7,6 +7,7 @@ the nine runs alone in the baseline and among the eight others in the rest.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from answers import Answer, ask, ask_cpud
@@ -117,8 +118,11 @@ def short_baseline(baseline):
     return [shortened(baseline[i]) for i in (0, 4, 8)]
 
 
-@pytest.mark.parametrize("kernels", ["avx2", "reference"])
+@pytest.mark.parametrize("kernels", ["avx512vnni", "avx512", "avx2", "reference"])
 def test_kernels(short_requests, short_baseline, ask_here, kernels):
+    needed = {"avx512vnni": "avx512_vnni", "avx512": "avx512bw"}.get(kernels, "avx2")
+    if needed not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this CPU has no {needed}")
     found = ask_here(short_requests, "--kernels", kernels, "--concurrent")
     assert [shortened(answer) for answer in found] == short_baseline
 

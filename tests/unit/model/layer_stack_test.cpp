@@ -25,7 +25,7 @@ using Logits = std::vector<std::vector<float>>;  // per sequence (length, vocab)
 
 std::vector<const Kernels*> tables() {
     std::vector<const Kernels*> out;
-    for (const char* name : {"reference", "avx2"}) {
+    for (const char* name : {"reference", "avx2", "avx512", "avx512vnni"}) {
         const Kernels* table = kernel::find_kernels(name, kernel::cpu_features());
         if (table != nullptr) out.push_back(table);
     }
@@ -98,8 +98,9 @@ void check_bits(const Logits& got, const Logits& want) {
 }
 
 // All sequences in one frame, one stage, the reference kernels: what every other way must equal.
-Logits golden(const TempDir& dir) {
+Logits golden(const TempDir& dir, kernel::KvType kv_type = kernel::KvType::kF16) {
     PipelineOptions options;
+    options.kv_type = kv_type;
     options.stage_ends = {3};
     options.unit_rows = 512;
     Pipeline pipeline(dir.path(), reference(), options);
@@ -120,7 +121,7 @@ TEST_CASE("chunks, batch mates, units, poison and kernel tables change no bit") 
     const Logits want = golden(dir);
     for (const Kernels* kernels : tables()) {
         for (uint32_t unit_rows : {1u, 5u, 64u}) {
-            for (uint32_t chunk : {1u, 7u, 64u, 512u}) {
+            for (uint32_t chunk : {1u, 7u, 32u, 64u, 128u, 512u}) {
                 for (bool batched : {false, true}) {
                     CAPTURE(kernels->name);
                     CAPTURE(unit_rows);
@@ -134,6 +135,31 @@ TEST_CASE("chunks, batch mates, units, poison and kernel tables change no bit") 
                     Pipeline pipeline(dir.path(), *kernels, options);
                     check_bits(run_all(pipeline, {0, 1, 2}, chunk, batched), want);
                 }
+            }
+        }
+    }
+}
+
+TEST_CASE("int8 keys and values: chunks, batch mates, stages and tables change no bit") {
+    TinyOptions wide = mixed_options(4);
+    wide.head_dim = 32;
+    const TempDir dir;
+    TinyModel(wide).write(dir.path(), {1, 3});
+    const Logits want = golden(dir, kernel::KvType::kInt8);
+    CHECK(golden(dir)[0] != want[0]);
+    for (const Kernels* kernels : tables()) {
+        for (uint32_t chunk : {1u, 7u, 32u, 64u, 128u}) {
+            for (bool batched : {false, true}) {
+                CAPTURE(kernels->name);
+                CAPTURE(chunk);
+                CAPTURE(batched);
+                PipelineOptions options;
+                options.stage_ends = {1, 3};
+                options.unit_rows = 5;
+                options.poison = true;
+                options.kv_type = kernel::KvType::kInt8;
+                Pipeline pipeline(dir.path(), *kernels, options);
+                check_bits(run_all(pipeline, {0, 1, 2}, chunk, batched), want);
             }
         }
     }

@@ -102,7 +102,7 @@ TinyModel::TinyModel(const TinyOptions& options) {
     spec_.n_layers = 3;
     spec_.n_heads = 4;
     spec_.n_kv_heads = 2;
-    spec_.head_dim = 16;
+    spec_.head_dim = options.head_dim;
     spec_.vocab_size = 100;
     spec_.context_length = 256;
     spec_.rot_dim = options.rot_dim;

@@ -59,6 +59,7 @@ double f16_value(uint16_t bits);
 
 struct TinyOptions {
     uint64_t seed = 1;
+    int32_t head_dim = 16;
     int32_t rot_dim = 16;
     bool biases = false;
     bool qk_norms = false;
