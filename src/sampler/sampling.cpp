@@ -14,14 +14,12 @@ namespace {
 
 __extension__ using Uint128 = unsigned __int128;
 
-uint32_t argmax(std::span<const float> logits) {
-    size_t best = 0;
-    for (size_t id = 1; id < logits.size(); ++id) {
-        if (logits[id] > logits[best]) {
-            best = id;
-        }
-    }
-    return static_cast<uint32_t>(best);
+// The first of the largest; none is a NaN.
+uint32_t argmax(const kernel::Kernels& kernels, std::span<const float> logits) {
+    const float zmax = kernels.max(logits.data(), static_cast<int64_t>(logits.size()));
+    const auto best = std::find(logits.begin(), logits.end(), zmax);
+    CL_ASSERT(best != logits.end());
+    return static_cast<uint32_t>(best - logits.begin());
 }
 
 // rne(p * 2^40) for 0 <= p < 2^12: the sum with 2^52 has no fraction bits.
@@ -116,7 +114,7 @@ uint32_t sample(const kernel::Kernels& kernels, std::span<const float> logits,
     CL_ASSERT(!logits.empty());
     CL_ASSERT(params.temperature >= 0.0f);
     if (params.temperature == 0.0f) {
-        return argmax(logits);
+        return argmax(kernels, logits);
     }
     const int64_t vocab = static_cast<int64_t>(logits.size());
     const float zmax = kernels.max(logits.data(), vocab);
