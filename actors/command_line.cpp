@@ -74,11 +74,12 @@ Error placement_error(const std::string& origin, const std::string& what) {
     return {ErrorCode::kInvalidRequest, origin + ": " + what};
 }
 
-// worker.cpu_cores, each of them one of `allowed`; empty when not given.
-Result<std::vector<int>> cpu_cores(const Settings& settings, const std::vector<int>& allowed) {
-    if (!settings.has("worker.cpu_cores")) return std::vector<int>();
-    const std::string origin = settings.origin("worker.cpu_cores");
-    Result<std::vector<int>> cpus = parse_cpu_list(settings.text("worker.cpu_cores"));
+// The CPUs that `key` lists, each of them one of `allowed`; empty when not given.
+Result<std::vector<int>> listed_cpus(const Settings& settings, const char* key,
+                                     const std::vector<int>& allowed) {
+    if (!settings.has(key)) return std::vector<int>();
+    const std::string origin = settings.origin(key);
+    Result<std::vector<int>> cpus = parse_cpu_list(settings.text(key));
     if (!cpus) return placement_error(origin, cpus.error().message);
     for (const int cpu : *cpus) {
         if (std::binary_search(allowed.begin(), allowed.end(), cpu)) continue;
@@ -113,8 +114,10 @@ Result<std::vector<int>> numa_node(const Settings& settings, const std::vector<i
 
 Result<std::vector<int>> place_process(const Settings& settings) {
     const std::vector<int> allowed = allowed_cpus();
-    const Result<std::vector<int>> cores = cpu_cores(settings, allowed);
+    const Result<std::vector<int>> cores = listed_cpus(settings, "worker.cpu_cores", allowed);
     if (!cores) return cores;
+    const Result<std::vector<int>> io = listed_cpus(settings, "worker.io_cpu_cores", allowed);
+    if (!io) return io;
     const Result<std::vector<int>> near = numa_node(settings, allowed);
     if (!near) return near;
     const bool pinned = settings.flag("worker.enable_cpu_pinning");
@@ -125,8 +128,8 @@ Result<std::vector<int>> place_process(const Settings& settings) {
     if (cpus != allowed) {
         if (const Status placed = pin_to_cpus(cpus); !placed) return placed.error();
     }
-    std::vector<int> others;
-    if (!pinned) return others;
+    std::vector<int> others = *io;
+    if (!others.empty() || !pinned) return others;
     for (const std::vector<int>& from : {*near, allowed}) {
         std::set_difference(from.begin(), from.end(), cpus.begin(), cpus.end(),
                             std::back_inserter(others));

@@ -39,8 +39,8 @@ private:
 };
 
 // Gives the process the CPUs and the memory that it is to have, checks that they are there. Returns
-// where libzmq's threads are to run: off the CPUs that the process is pinned to, if it has others.
-// Empty: where the process runs.
+// where libzmq's threads are to run: on worker.io_cpu_cores, or off the CPUs that the process is
+// pinned to, if it has others. Empty: where the process runs.
 Result<std::vector<int>> place_process(const Settings& settings);
 
 // What is accepted but does not do what its user may hope.

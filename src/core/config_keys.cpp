@@ -55,6 +55,8 @@ constexpr std::array kSettings = {
     on_off("worker.enable_cpu_pinning", "--enable-cpu-pinning", kAllRoles, "false",
            "run on worker.cpu_cores only"),
     text("worker.cpu_cores", "--cpu-cores", kAllRoles, "", "CPUs, e.g. 0-3,6"),
+    text("worker.io_cpu_cores", "--io-cpu-cores", kAllRoles, "",
+         "CPUs of libzmq's threads; default: off those the process is pinned to"),
     integer("worker.numa_node", "--numa-node", kAllRoles, 0, kNumaNodesMax - 1, "",
             "take memory of this NUMA node, and run there"),
 

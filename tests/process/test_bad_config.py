@@ -98,6 +98,8 @@ def test_a_core_list_that_does_not_exist(refused, tiny_model, cores, hint):
     assert hint in said and "--cpu-cores" in said
     said = refused("router", f"worker:\n  cpu_cores: '{cores}'\nmodel: {{path: {tiny_model}}}")
     assert hint in said and "router.yaml:2: worker.cpu_cores" in said
+    said = refused("stage", text, "--io-cpu-cores", cores)
+    assert hint in said and "--io-cpu-cores" in said
     assert "cpu_cores" in refused("stage", text, "--enable-cpu-pinning")
 
 

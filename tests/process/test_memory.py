@@ -150,6 +150,14 @@ def test_libzmq_s_threads_keep_off_the_compute_core(placed):
         assert cpus[thread] == (set(CPUS[1:]) or {CPUS[0]})
 
 
+def test_libzmq_s_threads_where_they_are_told(placed):
+    own, *io = THREADS
+    cpus = placed("--enable-cpu-pinning", "--cpu-cores", CPUS[0], "--io-cpu-cores", CPUS[0])
+    assert cpus == dict.fromkeys(THREADS, {CPUS[0]})
+    cpus = placed("--io-cpu-cores", CPUS[-1])
+    assert cpus == {own: set(CPUS), **dict.fromkeys(io, {CPUS[-1]})}
+
+
 def test_pinned_to_every_cpu_and_not_pinned(placed):
     everywhere = dict.fromkeys(THREADS, set(CPUS))
     every = ",".join(map(str, CPUS))
