@@ -23,6 +23,8 @@ std::string help_of(const Setting& setting) {
 
 constexpr double kSilenceWarnedSecs = 10.0;
 
+const char* from_environment(const char* name) { return std::getenv(name); }
+
 }  // namespace
 
 CommandLine::CommandLine(CLI::App& app, RoleBit role) : app_(app), role_(role) {
@@ -59,8 +61,18 @@ Result<Settings> CommandLine::resolve() const {
         flags.push_back({entry.setting,
                          is_switch ? std::vector<std::string>{"true"} : entry.texts, flag});
     }
-    const auto environment = [](const char* name) -> const char* { return std::getenv(name); };
-    return Settings::resolve(role_, file, environment, flags);
+    return Settings::resolve(role_, file, from_environment, flags);
+}
+
+Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model) {
+    Result<std::vector<RawSetting>> file = read_config(stage.text("worker.with_router"), kRouterRole);
+    if (!file) return file.error();
+    const auto inherit = [&](const char* path, const std::string& text) {
+        file->insert(file->begin(), {&setting_of(path), {text}, "the stage"});
+    };
+    inherit("model.path", model);
+    inherit("performance.kv_cache_dtype", stage.text("performance.kv_cache_dtype"));
+    return Settings::resolve(kRouterRole, *file, from_environment, {});
 }
 
 Settings CommandLine::parse_or_exit(const std::string& actor, int argc, char** argv) {

@@ -38,6 +38,10 @@ private:
     std::deque<Entry> entries_;  // the options write to `texts`: no element moves
 };
 
+// Of the router that a stage hosts: from the file that worker.with_router names, and the
+// environment. What both have to agree in comes from the stage where the file says nothing.
+Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model);
+
 // Gives the process the CPUs and the memory that it is to have, checks that they are there. Returns
 // where libzmq's threads are to run: on worker.io_cpu_cores, or off the CPUs that the process is
 // pinned to, if it has others. Empty: where the process runs.

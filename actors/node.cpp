@@ -3,39 +3,100 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "common.hpp"
 
 namespace chatloop::actors {
 
-Node::Node(std::string actor, const std::vector<int>& io_cpus)
-    : actor_(std::move(actor)), context_(io_cpus) {
+Host::Host(const std::vector<int>& io_cpus) : context_(io_cpus) {
     raise_descriptor_limit();
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (const int signal = signals_.take()) {
             if (signal == kParentDied && terminating_) continue;
             terminating_ = true;
-            on_terminate(now);
+            for (Node* node : nodes_) node->on_terminate(now);
         }
     });
 }
 
+void Host::on_tick(TimeUs now) {
+    const TimeUs gap = loop_.take_loop_gap();
+    for (Node* node : nodes_)
+        if (!node->finished()) node->on_tick(now, gap);
+}
+
+TimeUs Host::next_timer() const {
+    TimeUs next = kNever;
+    for (const Node* node : nodes_)
+        if (!node->finished()) next = std::min(next, node->next_timer());
+    return next;
+}
+
+bool Host::has_work() const {
+    return bus_.pending() > 0 || std::any_of(nodes_.begin(), nodes_.end(),
+                                             [](const Node* node) { return node->has_work(); });
+}
+
+// What the nodes say to each other was answered once at most, so this ends.
+void Host::deliver(TimeUs now) {
+    for (size_t waiting = bus_.pending(); waiting > 0; --waiting) bus_.deliver(0, now);
+}
+
+void Host::run_unit(TimeUs now) {
+    deliver(now);
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+        Node& node = *nodes_[next_++ % nodes_.size()];
+        if (!node.has_work()) continue;
+        node.run_unit(now);
+        return deliver(now);
+    }
+}
+
+bool Host::finished() const {
+    const auto finished = [](const Node* node) { return node->finished(); };
+    return std::all_of(nodes_.begin(), nodes_.end(), finished) ||
+           std::any_of(nodes_.begin(), nodes_.end(), [](const Node* n) { return n->failed(); });
+}
+
+Node::Node(Host& host, std::string actor) : host_(host), actor_(std::move(actor)) {
+    host.add(*this);
+}
+
+void Node::attach(const std::string& name, const std::string& endpoint,
+                  LocalBus::Handlers handlers) {
+    handlers.link = [this](LinkId id, bool up, TimeUs now) { on_link_change(id, up, now); };
+    within_ = &host_.bus().attach(name, endpoint, std::move(handlers));
+}
+
+bool Node::send_within(const std::string& peer, std::vector<uint8_t>& bytes) {
+    if (within_ == nullptr || !host_.bus().has_peer(peer)) return false;
+    within_->send_control(peer, std::move(bytes));
+    return true;
+}
+
 void Node::open_link(LinkId id, const std::string& endpoint) {
+    if (within_ != nullptr && host_.bus().has_endpoint(endpoint)) {
+        links_within_.insert(id);
+        return within_->open_link(id, endpoint);
+    }
     const TimeUs now = monotonic_now();
-    auto link = std::make_unique<Link>(context_, endpoint, now);
-    loop_.add_link(*link, [this, id](TimeUs at, bool up) { on_link_change(id, up, at); });
+    auto link = std::make_unique<Link>(host_.context(), endpoint, now);
+    host_.loop().add_link(*link, [this, id](TimeUs at, bool up) { on_link_change(id, up, at); });
     links_[id] = std::move(link);
 }
 
 void Node::close_link(LinkId id) {
+    if (links_within_.erase(id) > 0) return within_->close_link(id);
     const auto link = links_.find(id);
     if (link == links_.end()) return;
-    loop_.remove_link(*link->second);
+    host_.loop().remove_link(*link->second);
     links_.erase(link);
 }
 
 void Node::send_data(LinkId id, Message frame) {
+    if (links_within_.contains(id)) return within_->send_data(id, std::move(frame));
     const auto link = links_.find(id);
     if (link == links_.end()) return;
     const bool queued = link->second->send(std::move(frame));
@@ -43,6 +104,7 @@ void Node::send_data(LinkId id, Message frame) {
 }
 
 size_t Node::backlog(LinkId id) const {
+    if (links_within_.contains(id)) return within_->backlog(id);
     const auto link = links_.find(id);
     return link == links_.end() ? 0 : link->second->backlog();
 }

@@ -2,10 +2,9 @@
 // actor class, what it puts in its Outbox goes out; no decision is made here.
 #pragma once
 
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,35 +14,83 @@
 #include "chatloop/bus/poll_loop.hpp"
 #include "chatloop/bus/socket.hpp"
 #include "chatloop/bus/system.hpp"
+#include "chatloop/host/local_bus.hpp"
 
 namespace chatloop::actors {
 
-// The data links and the signals, which every actor has.
-class Node : public Outbox, public LoopHandler {
+class Node;
+
+// A process: its signals, sockets, loop, and the nodes that run in it, mostly one. Nodes of one
+// process talk over the in-process bus; what they do not know there goes through sockets.
+class Host final : public LoopHandler {
 public:
     // `io_cpus` as place_process gives them.
-    explicit Node(std::string actor, const std::vector<int>& io_cpus = {});
+    explicit Host(const std::vector<int>& io_cpus = {});
+
+    // Before run, in the order of their turns. A node outlives the run.
+    void add(Node& node) { nodes_.push_back(&node); }
+    // Until all have finished, or one has failed.
+    void run() { loop_.run(*this); }
+
+    Context& context() { return context_; }
+    PollLoop& loop() { return loop_; }
+    LocalBus& bus() { return bus_; }
+
+    void on_tick(TimeUs now) override;
+    TimeUs next_timer() const override;
+    bool has_work() const override;
+    void run_unit(TimeUs now) override;
+    bool finished() const override;
+
+private:
+    void deliver(TimeUs now);
+
+    SignalFd signals_;  // before the context: it blocks the signals that libzmq's threads inherit
+    Context context_;
+    PollLoop loop_;
+    LocalBus bus_;
+    std::vector<Node*> nodes_;
+    size_t next_ = 0;  // whose unit is tried first
+    bool terminating_ = false;
+};
+
+// An actor with its data links.
+class Node : public Outbox {
+public:
+    Node(Host& host, std::string actor);
 
     void open_link(LinkId id, const std::string& endpoint) override;
     void close_link(LinkId id) override;
     void send_data(LinkId id, Message frame) override;
     size_t backlog(LinkId id) const override;
 
+    // As of LoopHandler; `gap` is the loop's (PollLoop::take_loop_gap).
+    virtual void on_tick(TimeUs now, TimeUs gap) = 0;
+    virtual TimeUs next_timer() const = 0;
+    virtual bool has_work() const = 0;
+    virtual void run_unit(TimeUs now) = 0;
+    virtual bool finished() const = 0;
+    virtual bool failed() const { return false; }  // the process is to end
+    virtual void on_terminate(TimeUs now) = 0;     // SIGTERM, SIGINT, or the parent died
+
 protected:
     virtual void on_link_change(LinkId id, bool up, TimeUs now) = 0;
-    virtual void on_terminate(TimeUs now) = 0;  // SIGTERM, SIGINT, or the parent died
+
+    // Other nodes of the process reach it by this name and endpoint from now on.
+    void attach(const std::string& name, const std::string& endpoint, LocalBus::Handlers handlers);
+    // Whether the peer is in this process: if so, `bytes` are on their way.
+    bool send_within(const std::string& peer, std::vector<uint8_t>& bytes);
 
     // Binds or ends the process with the design's exit code.
     void bind_or_die(Socket& socket, const std::string& endpoint);
 
+    Host& host_;
     std::string actor_;
-    SignalFd signals_;  // before the context: it blocks the signals that libzmq's threads inherit
-    Context context_;
-    PollLoop loop_;
 
 private:
     std::map<LinkId, std::unique_ptr<Link>> links_;
-    bool terminating_ = false;
+    std::set<LinkId> links_within_;
+    Outbox* within_ = nullptr;  // the in-process bus
 };
 
 // Ends with the parent, so that a supervisor that is killed leaves no orphan.

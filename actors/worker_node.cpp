@@ -54,24 +54,25 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
 
 class WorkerNode final : public Node {
 public:
-    WorkerNode(const std::string& actor, const WorkerOptions& options);
-    int run();
+    WorkerNode(Host& host, const std::string& actor, const WorkerOptions& options);
+    void log_start() const;
+    const std::optional<std::string>& rejection() const { return worker_->rejection(); }
 
     void send_control(const std::string& peer, std::vector<uint8_t> bytes) override {
+        if (send_within(peer, bytes)) return;
         Message message(std::move(bytes));
-        for (size_t i = 0; i < routers_.size(); ++i) {
-            if (options_.routers[i] != peer) continue;
-            (void)routers_[i]->send(message);  // lost ones are repeated: heartbeats carry the state
-        }
+        const auto router = routers_.find(peer);
+        CL_ASSERT(router != routers_.end());
+        (void)router->second->send(message);  // lost ones are repeated: heartbeats carry the state
     }
     void send_client(const std::string&, std::vector<uint8_t>) override {
         CL_ASSERT(!"a worker has no clients");
     }
 
-    void on_tick(TimeUs now) override {
-        worker_->note_loop_gap(loop_.take_loop_gap());
+    void on_tick(TimeUs now, TimeUs gap) override {
+        worker_->note_loop_gap(gap);
         uint64_t malformed = in_.malformed();
-        for (const auto& router : routers_) malformed += router->malformed();
+        for (const auto& [peer, socket] : routers_) malformed += socket->malformed();
         worker_->note_malformed(malformed);
         worker_->on_tick(now);
     }
@@ -80,16 +81,16 @@ public:
         return !finished() && (!loaded_ || worker_->has_work());
     }
     void run_unit(TimeUs now) override;
-    bool finished() const override {
-        return worker_->finished() || worker_->rejection().has_value();
-    }
+    bool finished() const override { return worker_->finished() || failed(); }
+    bool failed() const override { return worker_->rejection().has_value(); }
+    void on_terminate(TimeUs now) override { worker_->drain(now); }
 
 private:
+    void wire(const WorkerConfig& config);
     void load_slice(TimeUs now);
     void on_link_change(LinkId id, bool up, TimeUs now) override {
         worker_->on_link(id, up, now);
     }
-    void on_terminate(TimeUs now) override { worker_->drain(now); }
 
     WorkerOptions options_;
     WorkerModel model_;
@@ -98,13 +99,13 @@ private:
     std::unique_ptr<Worker> worker_;
     bool loaded_ = false;
     Socket in_;
-    std::vector<std::unique_ptr<Socket>> routers_;
+    std::map<std::string, std::unique_ptr<Socket>> routers_;  // by control address
 };
 
-WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
-    : Node(actor, options.io_cpus),
+WorkerNode::WorkerNode(Host& host, const std::string& actor, const WorkerOptions& options)
+    : Node(host, actor),
       options_(options),
-      in_(context_, SocketKind::kPull, SocketUse::kData) {
+      in_(host.context(), SocketKind::kPull, SocketUse::kData) {
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
@@ -144,21 +145,32 @@ WorkerNode::WorkerNode(const std::string& actor, const WorkerOptions& options)
         hello.roles |= wire::kRoleSampler;
         sampler_ = std::make_unique<Sampler>(*model_.kernels);
     }
-    const std::string incarnation = hex16(config.incarnation);
-    for (const std::string& router : options.routers) {
-        auto socket = std::make_unique<Socket>(context_, SocketKind::kDealer, SocketUse::kControl,
-                                               "worker:" + options.name + ":" + incarnation);
+    wire(config);
+    worker_ = std::make_unique<Worker>(std::move(config), *this, stage_.get(), sampler_.get());
+}
+
+void WorkerNode::wire(const WorkerConfig& config) {
+    const std::string name = "worker:" + options_.name + ":" + hex16(config.incarnation);
+    for (const std::string& router : config.routers) {
+        if (host_.bus().has_peer(router)) continue;
+        auto socket = std::make_unique<Socket>(host_.context(), SocketKind::kDealer,
+                                               SocketUse::kControl, name);
         if (const Status connected = socket->connect(router); !connected)
-            die(actor, connected.error());
-        loop_.add_socket(*socket, Priority::kControl, [this, router](TimeUs now, Envelope e) {
+            die(actor_, connected.error());
+        host_.loop().add_socket(*socket, Priority::kControl, [this, router](TimeUs now, Envelope e) {
             worker_->on_control(router, e.message.bytes(), now);
         });
-        routers_.push_back(std::move(socket));
+        routers_[router] = std::move(socket);
     }
-    loop_.add_socket(in_, Priority::kData, [this](TimeUs now, Envelope e) {
+    host_.loop().add_socket(in_, Priority::kData, [this](TimeUs now, Envelope e) {
         worker_->on_data(std::move(e.message), now);
     });
-    worker_ = std::make_unique<Worker>(std::move(config), *this, stage_.get(), sampler_.get());
+    LocalBus::Handlers within;
+    within.control = [this](const std::string& from, Message bytes, TimeUs now) {
+        worker_->on_control(from, bytes.bytes(), now);
+    };
+    within.data = [this](Message bytes, TimeUs now) { worker_->on_data(std::move(bytes), now); };
+    attach(name, config.hello.endpoint, std::move(within));
 }
 
 // LOADING: reads and checks the weights a slice a unit, so that heartbeats flow.
@@ -192,16 +204,9 @@ void WorkerNode::run_unit(TimeUs now) {
     worker_->unit_done(monotonic_now());
 }
 
-int WorkerNode::run() {
+void WorkerNode::log_start() const {
     log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " +
                       model_.kernels->name + " kernels");
-    loop_.run(*this);
-    if (worker_->rejection()) {
-        std::fprintf(stderr, "%s: %s\n", actor_.c_str(), worker_->rejection()->c_str());
-        return kConfig;
-    }
-    log_line('i', "drained");
-    return kDrained;
 }
 
 }  // namespace
@@ -212,6 +217,10 @@ int check_worker(const std::string& actor, const WorkerOptions& options) {
     value_or_die(actor, check_connectable(options.listen));
     for (const std::string& router : options.routers)
         value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
+    if (options.router) {
+        open_router_model(actor, *options.router);
+        check_router(actor, *options.router);
+    }
     std::string layers;
     if (options.is_stage)
         layers = ", layers " + std::to_string(model.layers.first) + " to " +
@@ -223,13 +232,30 @@ int check_worker(const std::string& actor, const WorkerOptions& options) {
     return kDrained;
 }
 
-int run_worker(const std::string& actor, const WorkerOptions& options) {
+int run_worker(const std::string& actor, const WorkerOptions& given) {
     die_with_parent();
     report_lost_pages(actor, kConfig);
-    WorkerNode node(actor, options);
+    WorkerOptions options = given;
+    Host host(options.io_cpus);
+    RouterModel router_model;
+    std::unique_ptr<RouterNode> router;
+    if (options.router) {
+        router_model = open_router_model(actor, *options.router);
+        router = std::make_unique<RouterNode>(host, actor, *options.router, router_model);
+        options.routers.insert(options.routers.begin(), router->ctrl());
+    }
+    WorkerNode worker(host, actor, options);
     start_log(actor, options.log_level);
     for (const std::string& warning : options.warnings) log_line('w', warning);
-    return node.run();
+    if (router != nullptr) router->log_endpoints();
+    worker.log_start();
+    host.run();
+    if (worker.rejection()) {
+        std::fprintf(stderr, "%s: %s\n", actor.c_str(), worker.rejection()->c_str());
+        return kConfig;
+    }
+    log_line('i', "drained");
+    return kDrained;
 }
 
 }  // namespace chatloop::actors

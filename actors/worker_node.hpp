@@ -1,7 +1,7 @@
 // A worker process: stage, sampler, or both, behind one PULL socket and one DEALER per router.
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,7 +10,7 @@
 #include "chatloop/stage/stage_worker.hpp"
 #include "chatloop/worker/worker.hpp"
 #include "common.hpp"
-#include "node.hpp"
+#include "router_node.hpp"
 
 namespace chatloop::actors {
 
@@ -18,7 +18,8 @@ struct WorkerOptions {
     std::string model;
     std::string name;
     std::string listen;
-    std::vector<std::string> routers;
+    std::vector<std::string> routers;     // their control addresses
+    std::optional<RouterOptions> router;  // of the same process, the first of them
     std::string kernels;
     int32_t partition = -1;    // stage: a partition of the metadata, or
     std::string weights_file;  // its file (a sampler's: the head), or

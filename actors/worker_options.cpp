@@ -4,6 +4,7 @@
 #include <charconv>
 #include <filesystem>
 
+#include "command_line.hpp"
 #include "worker_node.hpp"
 
 namespace chatloop::actors {
@@ -72,6 +73,19 @@ Status read_layers(const Settings& settings, const std::string& layers, WorkerOp
     return Ok{};
 }
 
+// The router that this process hosts is the first of its routers; the default's place is its.
+Status read_router(const Settings& settings, WorkerOptions& options) {
+    if (!settings.has("worker.with_router")) return Ok{};
+    const Result<Settings> own = hosted_router_settings(settings, options.model);
+    if (!own) return own.error();
+    Result<RouterOptions> router = router_options(*own);
+    if (!router) return router.error();
+    options.router = std::move(*router);
+    options.warnings = setting_warnings(*own);
+    if (!settings.given("bus.routers")) options.routers.clear();
+    return Ok{};
+}
+
 // The scalar kernels instead of SIMD, or the table that is named.
 Result<std::string> kernels_of(const Settings& settings) {
     const std::string& named = settings.text("performance.kernels");
@@ -112,6 +126,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     if (settings.has("model.partition"))
         options.partition = static_cast<int32_t>(settings.integer("model.partition"));
     options.with_sampler = settings.flag("worker.with_sampler");
+    if (const Status read = read_router(settings, options); !read) return read.error();
     options.memory.kv_cache_mb =
         static_cast<uint64_t>(settings.integer("performance.kv_cache_mb"));
     options.memory.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));

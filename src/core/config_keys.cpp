@@ -52,6 +52,8 @@ constexpr std::array kSettings = {
          "a partition file: gives model.path and model.partition"),
     on_off("worker.with_sampler", "--with-sampler", kStageRole, "false",
            "this process is the sampler, too"),
+    text("worker.with_router", "--with-router", kStageRole, "",
+         "a router's file: this process is that router, too"),
     on_off("worker.enable_cpu_pinning", "--enable-cpu-pinning", kAllRoles, "false",
            "run on worker.cpu_cores only"),
     text("worker.cpu_cores", "--cpu-cores", kAllRoles, "", "CPUs, e.g. 0-3,6"),

@@ -26,7 +26,7 @@ public:
     void close_link(LinkId id) override {
         const auto link = links_.find(id);
         CL_ASSERT(link != links_.end());
-        link->second->closed = true;
+        bus_.close(link->second);
         links_.erase(link);
     }
     void send_data(LinkId id, Message frame) override {
@@ -85,14 +85,24 @@ void LocalBus::post(Channel* channel, Message bytes) {
     channel->events.push_back({std::move(bytes)});
 }
 
+// What waits on it goes with it; a channel that waits in ready_ itself, when its turn comes.
+void LocalBus::close(Channel* channel) {
+    channel->closed = true;
+    if (!channel->events.empty()) return;
+    std::erase_if(channels_, [channel](const auto& c) { return c.get() == channel; });
+}
+
 void LocalBus::deliver(size_t index, TimeUs now) {
     CL_ASSERT(index < ready_.size());
     Channel& channel = *ready_[index];
+    ready_.erase(ready_.begin() + static_cast<std::ptrdiff_t>(index));
+    if (channel.closed) {
+        channel.events.clear();
+        return close(&channel);
+    }
     Event event = std::move(channel.events.front());
     channel.events.pop_front();
-    ready_.erase(ready_.begin() + static_cast<std::ptrdiff_t>(index));
     if (!channel.events.empty()) ready_.push_back(&channel);
-    if (channel.closed) return;  // what waited on a closed link is gone with it
 
     std::string to = channel.to;
     if (channel.kind == Kind::kData) {

@@ -86,18 +86,19 @@ class Process:
 class Cluster:
     """A router, one stage per partition of the model, and the sampler: in the last stage, or with
     `own_sampler` in a process of its own. `router`, `stage` and `sampler` are further options;
-    `stage_of` gives some to one stage only."""
+    `stage_of` gives some to one stage only. With `hosted_router` the first stage is the router, too,
+    and its options are lines of YAML."""
 
     live: list[Cluster] = []  # for the report of a failed test
 
     def __init__(self, build: Path, model: Path, folder: Path, *, own_sampler: bool = False,
-                 router: Sequence[str] = (), stage: Sequence[str] = (),
+                 hosted_router: bool = False, router: Sequence[str] = (), stage: Sequence[str] = (),
                  sampler: Sequence[str] = (),
                  stage_of: dict[int, Sequence[str]] | None = None) -> None:
         self.processes: dict[str, Process] = {}
         self.endpoints: dict[str, str] = {}  # ctrl, front and result of the router
         self._build, self._model, self._folder = build, model, folder
-        self._own_sampler = own_sampler
+        self._own_sampler, self._hosted_router = own_sampler, hosted_router
         self._router, self._stage, self._sampler = router, stage, sampler
         self._stage_of = stage_of or {}
         self._clients: list[Client] = []
@@ -226,21 +227,40 @@ class Cluster:
 
     def start_router(self) -> None:
         file = self._folder / "endpoints.json"
-        names = [f"--{name}" for name in ("ctrl", "front", "result")]
-        ports = [word for name in names if name not in self._router for word in (name, ANY_PORT)]
-        router = self.start("router", "chatloop-router", "--endpoints-file", file, *ports,
-                            *self._router)
+        if self._hosted_router:
+            router = self._start_hosted_router(file)
+        else:
+            names = ("--ctrl", "--front", "--result")
+            ports = [word for name in names if name not in self._router
+                     for word in (name, ANY_PORT)]
+            router = self.start("router", "chatloop-router", "--endpoints-file", file, *ports,
+                                *self._router)
         wait_until(lambda: file.exists() or router.exit_code is not None, READY_TIMEOUT_S,
                    "the router writes its endpoints")
         assert router.exit_code is None, f"the router ended with exit code {router.exit_code}"
         self.endpoints = json.loads(file.read_text())
 
-    def start_workers(self) -> None:
+    def _start_hosted_router(self, file: Path) -> Process:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config = self._folder / "router.yaml"
+        lines = ["bus:", *(f'  {name}: "{ANY_PORT}"' for name in ("ctrl", "front", "result")),
+                 *self._router]
+        config.write_text("\n".join(lines) + "\n")
+        return self.start("stage-0", "chatloop-stage", "--listen", ANY_PORT, "--with-router", config,
+                          "--endpoints-file", file, *self._stage_options(0))
+
+    def _stage_options(self, k: int) -> list[object]:
+        hosted = ["--with-sampler"] if k == self._last() and not self._own_sampler else []
+        return ["--partition", k, *hosted, *self._stage, *self._stage_of.get(k, ())]
+
+    def _last(self) -> int:
         metadata = json.loads((self._model / "partition_metadata.json").read_text())
-        last = len(metadata["partitions"]) - 1
-        for k in range(last + 1):
-            hosted = ["--with-sampler"] if k == last and not self._own_sampler else []
-            self.start_worker(f"stage-{k}", "chatloop-stage", "--partition", k, *hosted,
-                              *self._stage, *self._stage_of.get(k, ()))
+        return len(metadata["partitions"]) - 1
+
+    def start_workers(self) -> None:
+        for k in range(self._last() + 1):
+            if k == 0 and self._hosted_router:
+                continue
+            self.start_worker(f"stage-{k}", "chatloop-stage", *self._stage_options(k))
         if self._own_sampler:
             self.start_worker("sampler", "chatloop-sampler", *self._sampler)

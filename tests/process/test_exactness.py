@@ -68,6 +68,14 @@ def test_processes(build, smollm2, requests, baseline, tmp_path, partitions, own
         cluster.stop()
 
 
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_router_in_the_first_stage(build, smollm2, requests, baseline, tmp_path, partitions):
+    with Cluster(build, smollm2(partitions), tmp_path, hosted_router=True,
+                 stage=KV_MB) as cluster:
+        assert ask(cluster.client(), requests) == baseline
+        cluster.stop()
+
+
 @pytest.mark.parametrize("hosted", [(), ("--with-sampler",)], ids=["own", "hosted"])
 @pytest.mark.parametrize("stages", [1, 2, 3, 5, 30])
 def test_stages_in_one_process(requests, baseline, ask_here, stages, hosted):

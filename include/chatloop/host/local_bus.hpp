@@ -1,7 +1,7 @@
-// An in-process bus: the Outbox of actors that share a process (cpud) or a simulated world
-// (tests/sim). Faithful to the real one in what the protocol relies on: per-link FIFO, no order
-// across links. Which link delivers next is the caller's choice, so the same bus is deterministic
-// and adversarial.
+// An in-process bus: the Outbox of actors that share a process (cpud, or a stage with its router)
+// or a simulated world (tests/sim). Faithful to the real one in what the protocol relies on:
+// per-link FIFO, no order across links. Which link delivers next is the caller's choice, so the
+// same bus is deterministic and adversarial.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,11 @@ public:
     // The Outbox lives as long as the bus.
     Outbox& attach(const std::string& name, const std::string& endpoint, Handlers handlers);
 
+    bool has_peer(const std::string& name) const { return ports_.contains(name); }
+    bool has_endpoint(const std::string& endpoint) const {
+        return name_of_endpoint_.contains(endpoint);
+    }
+
     // A client's message to the router of that name.
     void send_front(const std::string& from, const std::string& to, std::vector<uint8_t> bytes);
 
@@ -60,6 +65,7 @@ private:
 
     Channel* channel(Kind kind, const std::string& from, const std::string& to, LinkId link);
     void post(Channel* channel, Message bytes);
+    void close(Channel* channel);
 
     std::map<std::string, std::unique_ptr<Port>> ports_;       // by name
     std::map<std::string, std::string> name_of_endpoint_;

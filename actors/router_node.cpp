@@ -1,0 +1,184 @@
+#include "router_node.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace chatloop::actors {
+
+namespace {
+
+constexpr TimeUs kFarewellUs = 500 * kMillisecondUs;
+
+}  // namespace
+
+Result<RouterOptions> router_options(const Settings& settings) {
+    const auto count = [&](const char* path) {
+        return static_cast<uint32_t>(settings.integer(path));
+    };
+    RouterOptions options;
+    Result<std::string> model = settings.required("model.path");
+    if (!model) return model.error();
+    options.model = std::move(*model);
+    options.name = settings.text("router.router_id");
+    options.ctrl = settings.text("bus.ctrl");
+    options.front = settings.text("bus.front");
+    options.result = settings.text("bus.result");
+    options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
+    options.max_batch_size = count("batching.max_batch_size");
+    options.prefill_rows = count("batching.prefill_rows");
+    options.frames_in_flight = count("batching.frames_in_flight");
+    options.max_queue_size = count("batching.max_queue_size");
+    options.client_silence_us = settings.seconds("bus.client_silence_secs");
+    options.heartbeat_interval_ms = static_cast<uint32_t>(
+        settings.seconds("health_check_interval_secs") / kMillisecondUs);
+    options.failure_threshold = count("failure_threshold");
+    options.drain_timeout_us = settings.seconds("drain_timeout_secs");
+    return options;
+}
+
+RouterModel open_router_model(const std::string& actor, const RouterOptions& options) {
+    value_or_die(actor, choose_kernels("auto"));  // the same CPU and build checks as a worker's
+    RouterModel model;
+    model.spec = value_or_die(actor, read_spec(options.model));
+    model.text = value_or_die(actor, open_text(options.model, model.spec));
+    return model;
+}
+
+void check_router(const std::string& actor, const RouterOptions& options) {
+    for (const std::string& endpoint : {options.ctrl, options.front, options.result})
+        value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
+    value_or_die(actor, check_connectable(options.result));
+}
+
+RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
+                       const RouterModel& model)
+    : Node(host, actor),
+      ctrl_(host.context(), SocketKind::kRouter, SocketUse::kControl),
+      front_(host.context(), SocketKind::kRouter, SocketUse::kFront),
+      result_(host.context(), SocketKind::kPull, SocketUse::kData),
+      spoke_at_(-kFarewellUs) {
+    bind_or_die(ctrl_, options.ctrl);
+    bind_or_die(front_, options.front);
+    bind_or_die(result_, options.result);
+    RouterConfig config = router_config(model.spec, options.kv_type);
+    config.seed = random_u64();
+    config.max_batch_size = options.max_batch_size;
+    config.prefill_rows = options.prefill_rows;
+    config.frames_in_flight = options.frames_in_flight;
+    config.max_queue_size = options.max_queue_size;
+    config.client_silence_us = options.client_silence_us;
+    config.drain_timeout_us = options.drain_timeout_us;
+    drain_timeout_us_ = config.drain_timeout_us;
+    config.cluster.name = options.name;
+    config.cluster.incarnation = random_u64();
+    config.cluster.result_endpoint = connectable(actor, result_);
+    config.cluster.heartbeat_interval_ms = options.heartbeat_interval_ms;
+    config.cluster.failure_threshold = options.failure_threshold;
+    router_ = std::make_unique<Router>(config, *this, *model.text, log_line);
+    wire();
+    write_endpoints(options.endpoints_file);
+}
+
+void RouterNode::wire() {
+    PollLoop& loop = host_.loop();
+    loop.add_socket(ctrl_, Priority::kControl, [this](TimeUs now, Envelope envelope) {
+        router_->on_control(envelope.peer, envelope.message.bytes(), now);
+    });
+    loop.add_socket(front_, Priority::kData, [this](TimeUs now, Envelope envelope) {
+        router_->on_client(envelope.peer, envelope.message.bytes(), now);
+    });
+    loop.add_socket(result_, Priority::kData, [this](TimeUs now, Envelope envelope) {
+        on_result(std::move(envelope.message), now);
+    });
+    LocalBus::Handlers within;
+    within.control = [this](const std::string& from, Message bytes, TimeUs now) {
+        router_->on_control(from, bytes.bytes(), now);
+    };
+    within.data = [this](Message bytes, TimeUs now) { on_result(std::move(bytes), now); };
+    attach(ctrl_.last_endpoint(), result_.last_endpoint(), std::move(within));
+}
+
+// The next frame leaves first, then what clients hear of this one.
+void RouterNode::on_result(Message bytes, TimeUs now) {
+    holds_ = true;
+    router_->on_result(std::move(bytes), now);
+    holds_ = false;
+    for (auto& [peer, message] : held_) send_client(peer, std::move(message));
+    held_.clear();
+}
+
+void RouterNode::log_endpoints() const {
+    log_line('i', "listening: ctrl " + ctrl_.last_endpoint() + ", front " +
+                      front_.last_endpoint() + ", result " + result_.last_endpoint());
+}
+
+void RouterNode::send_control(const std::string& peer, std::vector<uint8_t> bytes) {
+    if (send_within(peer, bytes)) return;
+    Message message(std::move(bytes));
+    if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
+}
+
+void RouterNode::send_client(const std::string& peer, std::vector<uint8_t> bytes) {
+    if (holds_) {
+        held_.emplace_back(peer, std::move(bytes));
+        return;
+    }
+    const TimeUs now = monotonic_now();
+    if (!router_->finished()) spoke_at_ = now;  // a PONG after that is no last word
+    egress_.send(peer, Message(std::move(bytes)), now);
+}
+
+void RouterNode::on_tick(TimeUs now, TimeUs) {
+    if (egress_.bytes() > 0) spoke_at_ = now;
+    egress_.on_timer(now);
+    for (const std::string& peer : egress_.take_gone()) router_->on_client_gone(peer, now);
+    for (const std::string& peer : std::exchange(workers_gone_, {}))
+        router_->on_worker_gone(peer, now);
+    note_sockets();
+    router_->on_tick(now);
+    ticked_at_ = now;
+}
+
+TimeUs RouterNode::next_timer() const {
+    if (egress_.has_gone() || !workers_gone_.empty()) return 0;
+    return std::min({router_->next_timer(), egress_.next_timer(), leaves_at()});
+}
+
+bool RouterNode::finished() const {
+    return ticked_at_ >= leaves_at() || (at_once_ && router_->finished());
+}
+
+// A connection that is closed while its client speaks (a PING) is reset, and what the client has
+// not read yet is lost: so clients get a moment to take what was said last, and those that read
+// slowly the rest of the drain's time before it. kNever until the router has finished.
+TimeUs RouterNode::leaves_at() const {
+    if (!router_->finished()) return kNever;
+    return (egress_.bytes() == 0 ? spoke_at_ : drain_until_) + kFarewellUs;
+}
+
+void RouterNode::note_sockets() {
+    router_->note_sockets({front_.malformed(), ctrl_.malformed(), result_.malformed(),
+                           egress_.peers_dropped(), egress_.messages_dropped(),
+                           egress_.bytes()});
+}
+
+void RouterNode::write_endpoints(const std::string& file) const {
+    if (file.empty()) return;
+    const nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
+                                      {"front", front_.last_endpoint()},
+                                      {"result", result_.last_endpoint()}};
+    const std::string part = file + ".part";
+    std::ofstream(part) << endpoints.dump() << "\n";
+    if (std::rename(part.c_str(), file.c_str()) != 0)
+        die(actor_, {ErrorCode::kBadFile, "--endpoints-file " + file + " cannot be written"});
+}
+
+void RouterNode::on_terminate(TimeUs now) {
+    at_once_ = drain_until_ != kNever;  // a second one
+    drain_until_ = now + drain_timeout_us_;
+    router_->drain(now);
+}
+
+}  // namespace chatloop::actors

@@ -1,0 +1,93 @@
+// A router's node: the front for clients, the control socket for workers, the PULL for results.
+#pragma once
+
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "chatloop/bus/egress.hpp"
+#include "chatloop/core/config.hpp"
+#include "chatloop/router/router.hpp"
+#include "chatloop/text/text.hpp"
+#include "common.hpp"
+#include "node.hpp"
+
+namespace chatloop::actors {
+
+struct RouterOptions {
+    std::string model;
+    std::string name;
+    std::string ctrl;
+    std::string front;
+    std::string result;
+    std::string endpoints_file;
+    kernel::KvType kv_type = kernel::KvType::kF16;
+    uint32_t max_batch_size = 0;
+    uint32_t prefill_rows = 0;
+    uint32_t frames_in_flight = 0;
+    uint32_t max_queue_size = 0;
+    uint32_t heartbeat_interval_ms = 0;
+    uint32_t failure_threshold = 0;
+    TimeUs client_silence_us = 0;
+    TimeUs drain_timeout_us = 0;
+};
+
+Result<RouterOptions> router_options(const Settings& settings);
+
+// A router's files, opened and checked; ends the process if they are not valid.
+struct RouterModel {
+    ModelSpec spec;
+    std::unique_ptr<TextEngine> text;
+};
+RouterModel open_router_model(const std::string& actor, const RouterOptions& options);
+// Whether the router could bind and be reached; ends the process if not.
+void check_router(const std::string& actor, const RouterOptions& options);
+
+class RouterNode final : public Node {
+public:
+    RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
+               const RouterModel& model);
+
+    std::string ctrl() const { return ctrl_.last_endpoint(); }
+    void log_endpoints() const;
+
+    // Outbox. A peer that cannot be reached is told to the router at the next tick, not in the
+    // middle of what it is doing.
+    void send_control(const std::string& peer, std::vector<uint8_t> bytes) override;
+    void send_client(const std::string& peer, std::vector<uint8_t> bytes) override;
+
+    void on_tick(TimeUs now, TimeUs gap) override;
+    TimeUs next_timer() const override;
+    bool has_work() const override { return router_->has_work(); }
+    void run_unit(TimeUs now) override { router_->run_unit(now); }
+    bool finished() const override;
+    void on_terminate(TimeUs now) override;
+
+private:
+    void wire();
+    void on_result(Message bytes, TimeUs now);
+    TimeUs leaves_at() const;
+    void note_sockets();
+    void write_endpoints(const std::string& file) const;
+    void on_link_change(LinkId id, bool up, TimeUs now) override { router_->on_link(id, up, now); }
+
+    Socket ctrl_;
+    Socket front_;
+    Socket result_;
+    std::unique_ptr<Router> router_;
+    Egress egress_{[this](const std::string& peer, Message& message) {
+        return front_.send_to(peer, message);
+    }};
+    std::set<std::string> workers_gone_;
+    bool holds_ = false;
+    std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
+    TimeUs drain_timeout_us_ = 0;
+    TimeUs drain_until_ = kNever;
+    TimeUs spoke_at_;  // what was said of a request last left the egress
+    TimeUs ticked_at_ = 0;
+    bool at_once_ = false;
+};
+
+}  // namespace chatloop::actors
