@@ -65,7 +65,8 @@ Result<Settings> CommandLine::resolve() const {
 }
 
 Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model) {
-    Result<std::vector<RawSetting>> file = read_config(stage.text("worker.with_router"), kRouterRole);
+    Result<std::vector<RawSetting>> file =
+        read_config(stage.text("worker.with_router"), kRouterRole);
     if (!file) return file.error();
     const auto inherit = [&](const char* path, const std::string& text) {
         file->insert(file->begin(), {&setting_of(path), {text}, "the stage"});

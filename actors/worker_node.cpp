@@ -157,9 +157,10 @@ void WorkerNode::wire(const WorkerConfig& config) {
                                                SocketUse::kControl, name);
         if (const Status connected = socket->connect(router); !connected)
             die(actor_, connected.error());
-        host_.loop().add_socket(*socket, Priority::kControl, [this, router](TimeUs now, Envelope e) {
+        const auto on_message = [this, router](TimeUs now, Envelope e) {
             worker_->on_control(router, e.message.bytes(), now);
-        });
+        };
+        host_.loop().add_socket(*socket, Priority::kControl, on_message);
         routers_[router] = std::move(socket);
     }
     host_.loop().add_socket(in_, Priority::kData, [this](TimeUs now, Envelope e) {

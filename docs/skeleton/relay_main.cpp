@@ -13,34 +13,30 @@ constexpr char kActor[] = "relay";
 
 class RelayNode final : public Node {
 public:
-    RelayNode(const std::string& listen, RelayConfig config)
-        : Node(kActor), in_(context_, SocketKind::kPull, SocketUse::kData) {
+    RelayNode(Host& host, const std::string& listen, RelayConfig config)
+        : Node(host, kActor), in_(host.context(), SocketKind::kPull, SocketUse::kData) {
         bind_or_die(in_, listen);
         relay_ = std::make_unique<Relay>(std::move(config), *this, [](const RelayCounters& c) {
             log_line('i', std::to_string(c.frames_forwarded) + " frames");
         });
-        loop_.add_socket(in_, Priority::kData, [this](TimeUs now, Envelope envelope) {
+        host.loop().add_socket(in_, Priority::kData, [this](TimeUs now, Envelope envelope) {
             relay_->on_data(std::move(envelope.message), now);
         });
-    }
-    int run() {
-        loop_.run(*this);
-        return kDrained;
     }
 
     // A relay has data links only.
     void send_control(const std::string&, std::vector<uint8_t>) override {}
     void send_client(const std::string&, std::vector<uint8_t>) override {}
 
-    void on_tick(TimeUs now) override { relay_->on_tick(now); }
+    void on_tick(TimeUs now, TimeUs) override { relay_->on_tick(now); }
     TimeUs next_timer() const override { return relay_->next_timer(); }
     bool has_work() const override { return relay_->has_work(); }
     void run_unit(TimeUs now) override { relay_->run_unit(now); }
     bool finished() const override { return relay_->finished(); }
+    void on_terminate(TimeUs now) override { relay_->drain(now); }
 
 private:
     void on_link_change(LinkId id, bool up, TimeUs now) override { relay_->on_link(id, up, now); }
-    void on_terminate(TimeUs now) override { relay_->drain(now); }
 
     Socket in_;
     std::unique_ptr<Relay> relay_;
@@ -60,7 +56,9 @@ int main(int argc, char** argv) {
         die(kActor, {ErrorCode::kInvalidRequest, "usage: relay LISTEN NEXT NEXT'S-INCARNATION"});
     config.next_endpoint = argv[2];
     die_with_parent();
-    RelayNode node(argv[1], std::move(config));
+    Host host;
+    RelayNode node(host, argv[1], std::move(config));
     start_log(kActor, "info");
-    return node.run();
+    host.run();
+    return kDrained;
 }

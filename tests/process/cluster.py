@@ -86,8 +86,8 @@ class Process:
 class Cluster:
     """A router, one stage per partition of the model, and the sampler: in the last stage, or with
     `own_sampler` in a process of its own. `router`, `stage` and `sampler` are further options;
-    `stage_of` gives some to one stage only. With `hosted_router` the first stage is the router, too,
-    and its options are lines of YAML."""
+    `stage_of` gives some to one stage only. With `hosted_router` the first stage is the router,
+    too, and its options are lines of YAML."""
 
     live: list[Cluster] = []  # for the report of a failed test
 
@@ -246,8 +246,8 @@ class Cluster:
         lines = ["bus:", *(f'  {name}: "{ANY_PORT}"' for name in ("ctrl", "front", "result")),
                  *self._router]
         config.write_text("\n".join(lines) + "\n")
-        return self.start("stage-0", "chatloop-stage", "--listen", ANY_PORT, "--with-router", config,
-                          "--endpoints-file", file, *self._stage_options(0))
+        return self.start("stage-0", "chatloop-stage", "--listen", ANY_PORT, "--with-router",
+                          config, "--endpoints-file", file, *self._stage_options(0))
 
     def _stage_options(self, k: int) -> list[object]:
         hosted = ["--with-sampler"] if k == self._last() and not self._own_sampler else []
