@@ -88,7 +88,14 @@ struct Lanes {
         return {_mm512_srli_epi32(a.v, kBits)};
     }
     static I max_int(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
-    static int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a.v); }
+    static int32_t sum_int(I a) {  // g++'s _mm512_reduce_add_epi32 adds as int, which may overflow
+        const __m256i by8 =
+            _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti32x8_epi32(a.v, 1));
+        const __m128i by4 =
+            _mm_add_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
+        const __m128i by2 = _mm_add_epi32(by4, _mm_shuffle_epi32(by4, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(by2, _mm_shuffle_epi32(by2, 0xb1)));
+    }
     static int32_t maximum_int(I a) { return _mm512_reduce_max_epi32(a.v); }
 
 private:
