@@ -49,6 +49,6 @@ def thread_cpus(pid: int) -> dict[str, set[int]]:
     """Thread name -> the CPUs that it may run on."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        name = (task / "comm").read_text().strip()
+        name = (task / "comm").read_text().strip()  # first: libzmq's threads get it last
         found[name] = set(os.sched_getaffinity(int(task.name)))
     return found
