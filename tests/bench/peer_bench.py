@@ -16,10 +16,12 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +72,7 @@ def all_cases(setup: Setup) -> list[Case]:
     return cases
 
 
-def run_all(setup: Setup, runs: int, only: str, save) -> Results:
+def run_all(setup: Setup, runs: int, only: str, save: Callable[[Results], None]) -> Results:
     """`only`: a regular expression, searched in the rows' names."""
     results: Results = {}
     for repetition in range(1, runs + 1):
@@ -89,7 +91,7 @@ def run_all(setup: Setup, runs: int, only: str, save) -> Results:
                 results.setdefault(row, {}).setdefault(engine, []).append(value)
                 print(f"{repetition}/{runs} {row:<40} {engine:<28} {value:10.2f}", file=sys.stderr)
             print(f"   {time.monotonic() - start_s:.1f} s", file=sys.stderr)
-        save(results)
+            save(results)
     return results
 
 
@@ -109,7 +111,7 @@ def machine(cores: tuple[int, int]) -> dict[str, object]:
 
 
 def make_setup(options: argparse.Namespace) -> Setup:
-    build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
+    build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build").resolve()
     machine_bench = build / "tests" / "bench" / "machine_bench"
     if not machine_bench.exists():
         sys.exit(f"{machine_bench} is missing: ninja -C {build} tests/bench/machine_bench")
@@ -133,6 +135,13 @@ def make_setup(options: argparse.Namespace) -> Setup:
     return setup
 
 
+def full_path(text: str) -> Path:
+    path = Path(text).resolve()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    return path
+
+
 def two_cores(text: str) -> tuple[int, int]:
     first, second = map(int, text.split(","))
     return first, second
@@ -140,12 +149,12 @@ def two_cores(text: str) -> tuple[int, int]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--peers", type=Path, help="folder with the builds llama and ik")
+    parser.add_argument("--gguf", type=full_path, required=True)
+    parser.add_argument("--peers", type=full_path, help="folder with the builds llama and ik")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="rows whose names this expression finds")
-    parser.add_argument("--json", type=Path, help="written after every repetition")
-    parser.add_argument("--large", type=Path, help="Q4_K_M file of the 1.5B model, for the peers")
+    parser.add_argument("--json", type=Path, help="written after every case")
+    parser.add_argument("--large", type=full_path, help="Q4_K_M file of the 1.5B model, for the peers")
     parser.add_argument("--no-shape", dest="shape", action="store_false",
                         help="leave out the random weights in the shape of a 1.5B model")
     parser.add_argument("--pages", default="mmap", choices=("mmap", "huge", "mmap,huge"),
@@ -162,6 +171,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends, too
     setup = make_setup(options)
     suffixes = {PAGES[page][0]: PAGES[page][1] for page in options.pages.split(",")}
     about = machine(options.cores)

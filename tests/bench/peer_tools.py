@@ -47,7 +47,7 @@ class Peer:
             [self.folder / "llama-batched-bench", "-m", gguf, "-t", threads, "-tb", threads,
              "-c", BATCH_CONTEXT, "-npp", prompt, "-ntg", generated,
              "-npl", ",".join(map(str, sequences)), *self.batched_options], cores)
-        return parse_batched(outcome.stdout)
+        return parse_batched(outcome.stdout + outcome.stderr)  # the fork's is on stderr
 
 
 @dataclass(frozen=True)

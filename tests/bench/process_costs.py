@@ -32,29 +32,38 @@ class Outcome:
     """A program that ran to its end."""
 
     stdout: str
+    stderr: str
     peak_rss_mib: float
     switches: int  # voluntary and involuntary, all threads
     cache_misses: int | None  # None: the kernel does not count them
 
 
 def run_program(command: Sequence[object], cores: Iterable[int]) -> Outcome:
-    """Raises RuntimeError with the program's last words when it fails."""
+    """In a folder of its own (some write logs), so paths are absolute ones. Raises RuntimeError
+    with the program's last words when it fails."""
     words = [str(word) for word in command]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, \
+            tempfile.TemporaryDirectory() as folder:
         with on_cores(cores), CacheMisses() as misses:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                       cwd=folder)
             watchdog = threading.Timer(RUN_TIMEOUT_S, process.kill)
             watchdog.start()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            watchdog.cancel()
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            finally:
+                watchdog.cancel()
+                if process.returncode is None:
+                    process.kill()
+                    process.wait()
         out.seek(0)
         err.seek(0)
-        said = out.read()
+        said, complained = out.read(), err.read()
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n"
-                               f"{(said + err.read())[-2000:]}")
-    return Outcome(said, usage.ru_maxrss / 1024, usage.ru_nvcsw + usage.ru_nivcsw, misses.count)
+                               f"{(said + complained)[-2000:]}")
+    return Outcome(said, complained, usage.ru_maxrss / 1024, usage.ru_nvcsw + usage.ru_nivcsw, misses.count)
 
 
 class CacheMisses:

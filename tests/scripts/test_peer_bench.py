@@ -1,5 +1,6 @@
 """What the benchmark reads from its peers' output and from arrival times, and how it judges."""
 
+import os
 import pathlib
 import sys
 
@@ -11,6 +12,7 @@ sys.path[:0] = [str(REPO / folder) for folder in
 
 from arrivals import decode_rate, whole_rate, window_rate  # noqa: E402
 from peer_tools import Rate, find_peers, parse_batched, parse_bench  # noqa: E402
+from process_costs import run_program  # noqa: E402
 from targets import verdicts  # noqa: E402
 
 BENCH = """main: some words first
@@ -115,6 +117,15 @@ def test_losses_and_bounds():
     assert not verdict_of(results, "bus: 3 stages on one core, 16 sequences").is_met
     memory = verdict_of(results, "memory beyond weights and KV, a process")
     assert (memory.found, memory.is_met) == (65.0, False)
+
+
+def test_programs_and_their_words():
+    outcome = run_program([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr)"],
+                          os.sched_getaffinity(0))
+    assert (outcome.stdout, outcome.stderr) == ("1\n", "2\n")
+    assert outcome.peak_rss_mib > 1 and outcome.switches > 0
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        run_program([sys.executable, "-c", "raise SystemExit(3)"], os.sched_getaffinity(0))
 
 
 def test_what_was_not_measured_has_no_verdict():
