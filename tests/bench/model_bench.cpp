@@ -46,7 +46,8 @@ public:
         : spec_(value_or_exit(read_spec(directory))),
           layers_(value_or_exit(Checkpoint::open_layers(directory, spec_, 0, spec_.n_layers))),
           head_weights_(value_or_exit(Checkpoint::open_head(directory, spec_))),
-          pool_(value_or_exit(KvPool::create_blocks(spec_, spec_.n_layers, kBlocks))) {
+          pool_(value_or_exit(KvPool::create_blocks(spec_, spec_.n_layers, kBlocks,
+                                                    kernel::KvType::kF16))) {
         load(layers_);
         load(head_weights_);
         LayerStackOptions options;
