@@ -36,7 +36,8 @@ from our_engine import Engine, has_option  # noqa: E402
 from peer_tools import find_peers  # noqa: E402
 from rate_cases import (cluster_rows, cpud_batched, cpud_single, peer_batched,  # noqa: E402
                         peer_large, peer_single, roofline)
-from rows import Case, Setup  # noqa: E402
+from rows import (HOSTED_STAGES, REPLICAS, SEPARATE_STAGES, TWO_STAGES, Case,  # noqa: E402
+                  Setup)
 
 PAGES = {"mmap": ("", "4KiB", ()), "huge": (" huge", "2MiB", ("--weights", "huge"))}
 OTHER_QUANTS = ("Q4_0", "Q8_0")
@@ -51,12 +52,12 @@ def all_cases(setup: Setup) -> list[Case]:
     cases = [roofline(setup)]
     cases += [cpud_single(setup, f"cpud{s}", e) for s, e in engines.items()]
     cases += [peer_single(setup, peer, 1) for peer in setup.peers]
-    cases += [cluster_rows(setup, engine, own_sampler=own) for engine in engines.items()
-              for own in (False, True)]
+    cases += [cluster_rows(setup, kind, s, e) for s, e in engines.items()
+              for kind in (TWO_STAGES, HOSTED_STAGES, SEPARATE_STAGES)]
     cases += [peer_single(setup, peer, 2) for peer in setup.peers]
     cases += [cpud_batched(setup, f"cpud{s}", e) for s, e in engines.items()]
     cases += [peer_batched(setup, peer, 1) for peer in setup.peers]
-    cases += [cluster_rows(setup, engine, replicas=2) for engine in engines.items()]
+    cases += [cluster_rows(setup, REPLICAS, s, e) for s, e in engines.items()]
     cases += [peer_batched(setup, peer, 2) for peer in setup.peers]
     cases += [peer_batched(setup, peer, 2, kind) for kind in setup.same_model
               for peer in setup.peers]
@@ -154,7 +155,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="rows whose names this expression finds")
     parser.add_argument("--json", type=Path, help="written after every case")
-    parser.add_argument("--large", type=full_path, help="Q4_K_M file of the 1.5B model, for the peers")
+    parser.add_argument("--large", type=full_path,
+                        help="Q4_K_M file of the 1.5B model, for the peers")
     parser.add_argument("--no-shape", dest="shape", action="store_false",
                         help="leave out the random weights in the shape of a 1.5B model")
     parser.add_argument("--pages", default="mmap", choices=("mmap", "huge", "mmap,huge"),

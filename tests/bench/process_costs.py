@@ -63,7 +63,8 @@ def run_program(command: Sequence[object], cores: Iterable[int]) -> Outcome:
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n"
                                f"{(said + complained)[-2000:]}")
-    return Outcome(said, complained, usage.ru_maxrss / 1024, usage.ru_nvcsw + usage.ru_nivcsw, misses.count)
+    return Outcome(said, complained, usage.ru_maxrss / 1024,
+                   usage.ru_nvcsw + usage.ru_nivcsw, misses.count)
 
 
 class CacheMisses:

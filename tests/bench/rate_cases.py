@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import models
 from arrivals import Arrivals, decode_rate, whole_rate, window_rate
@@ -14,8 +15,9 @@ from our_engine import Engine, bytes_per_token, cpud_arrivals, request, run_toge
 from peer_tools import Peer
 from process_costs import run_program
 from rows import (ALL_BATCH_ROWS, BATCHES, BATCH_PROMPT, BATCH_TOKENS, DECODE, DECODE_ROW, DEEP,
-                  DEEP_ROW, IDLE_ROW, PREFILL, PREFILL_ROW, SINGLE_ROWS, SWITCHES_ROW, Case, Setup,
-                  Values, batch, batch_rows, wanted_batches)
+                  DEEP_ROW, HOSTED_STAGES, IDLE_ROW, PREFILL, PREFILL_ROW, REPLICAS,
+                  SEPARATE_STAGES, SINGLE_ROWS, SWITCHES_ROW, TWO_STAGES, Case, Setup, Values,
+                  batch, batch_rows, wanted_batches)
 
 
 def roofline(setup: Setup) -> Case:
@@ -84,24 +86,25 @@ def cpud_batched(setup: Setup, name: str, engine: Engine) -> Case:
     return Case(ALL_BATCH_ROWS, run)
 
 
-def cluster_rows(setup: Setup, named: tuple[str, Engine], *, own_sampler: bool = False,
-                 replicas: int = 1) -> Case:
-    """Two stages or two replicas on both cores; with a sampler of its own only one stream, the
-    costs and the rest."""
-    suffix, engine = named
-    name = ("2 replicas" if replicas > 1 else
-            "2 stages, own sampler" if own_sampler else "2 stages") + suffix
-    rows = (*SINGLE_ROWS, SWITCHES_ROW, *((IDLE_ROW,) if own_sampler else ALL_BATCH_ROWS))
+CLUSTERS: dict[str, dict[str, Any]] = {
+    TWO_STAGES: {}, HOSTED_STAGES: {"hosted_router": True}, SEPARATE_STAGES: {"own_sampler": True},
+    REPLICAS: {"replicas": 2}}
+
+
+def cluster_rows(setup: Setup, kind: str, suffix: str, engine: Engine) -> Case:
+    """A cluster of CLUSTERS on both cores."""
+    name = kind + suffix
+    is_separate = kind == SEPARATE_STAGES  # for the hops and the rest, not for many streams
+    rows = (*SINGLE_ROWS, SWITCHES_ROW, *((IDLE_ROW,) if is_separate else ALL_BATCH_ROWS))
 
     def run(wanted: set[str]) -> Values:
-        model = models.split_cached(setup.gguf, 1 if replicas > 1 else 2)
-        with engine.cluster(model, setup.cores, own_sampler=own_sampler,
-                            replicas=replicas) as cluster:
+        model = models.split_cached(setup.gguf, 1 if kind == REPLICAS else 2)
+        with engine.cluster(model, setup.cores, **CLUSTERS[kind]) as cluster:
             values: Values = {}
-            if own_sampler and IDLE_ROW in wanted:
+            if IDLE_ROW in wanted and is_separate:
                 values |= idle(cluster, name)
             values |= single_streams(cluster, name, wanted)
-            if not own_sampler:
+            if not is_separate:
                 values |= batches(cluster, name, wanted)
             return values
     return Case(rows, run)

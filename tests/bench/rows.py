@@ -28,6 +28,12 @@ PEAK_ROW, IDLE_ROW, BUS_ROW = "peak Rss, MiB", "idle CPU, %", "bus: 16 sequences
 OVER_ROW = "memory beyond weights and KV pool, MiB"
 SINGLE_ROWS = (PREFILL_ROW, DECODE_ROW, DEEP_ROW)
 
+# Clusters on both cores.
+TWO_STAGES = "2 stages"  # the sampler in the last one
+HOSTED_STAGES = "2 stages, router in the first"  # and the sampler in the last one
+SEPARATE_STAGES = "2 stages, own sampler"
+REPLICAS = "2 replicas"
+
 Values = dict[tuple[str, str], float]  # (row, engine) -> value
 
 

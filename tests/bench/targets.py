@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rows import (BUS_ROW, DECODE_ROW, DEEP_ROW, IDLE_ROW, OVER_ROW, PREFILL_ROW)
+from rows import (BUS_ROW, DECODE_ROW, DEEP_ROW, HOSTED_STAGES, IDLE_ROW, OVER_ROW, PREFILL_ROW,
+                  REPLICAS, SEPARATE_STAGES, TWO_STAGES)
 
 Results = Mapping[str, Mapping[str, Sequence[float]]]  # row -> engine -> a value per repetition
 Reference = tuple[str, str]  # row, engine
@@ -147,12 +148,11 @@ def targets(suffixes: Mapping[str, str]) -> list[Target]:
         ratio("decode, 1 stream, against two threads", DECODE_ROW, cpud, threads(["llama"], 2),
               1.25)
         ratio("decode at 1024", DEEP_ROW, cpud, llama_1 + ik_1, 1.6)
-        for stages, wanted in ((f"2 stages{suffix}", 0.92),
-                               (f"2 stages, own sampler{suffix}", 0.85)):
-            ratio("1 stream over 2 stages", DECODE_ROW, [stages], cpud, wanted)
+        for stages, wanted in ((HOSTED_STAGES, 0.92), (SEPARATE_STAGES, 0.85)):
+            ratio("1 stream over " + stages, DECODE_ROW, [stages + suffix], cpud, wanted)
         ratio("prefill 512", PREFILL_ROW, cpud, llama_1, 5.0)
         ratio("prefill 512 (stretch: 2.5)", PREFILL_ROW, cpud, ik_1, 1.7)
-        both = [f"2 stages{suffix}", f"2 replicas{suffix}"]
+        both = [kind + suffix for kind in (TWO_STAGES, HOSTED_STAGES, REPLICAS)]
         ratio("batch 32, both cores", "batch 32", both, threads(["llama"], 2), 4.5)
         any_quant = [reference for kind in ("", "Q4_0: ", "Q8_0: ") for n in (16, 32)
                      for reference in at(f"{kind}batch {n}", threads(PEERS, 2))]
