@@ -19,7 +19,7 @@ struct Head {
     enum Kind : uint8_t { kInteger, kNegative, kNil, kBoolean, kF32, kF64, kStr, kBin, kArray,
                           kMap };
     Kind kind = kNil;
-    uint64_t value = 0;  // the integer, a float's bits, the size of a body or the number of elements
+    uint64_t value = 0;  // the integer, a float's bits, the bytes of a body, how many elements
 };
 
 // Steps over the head at `offset`; nothing when it is cut off, an extension or no msgpack.
