@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # ---- who may include whom: zmq and the actor classes meet in actors/ only ----
 
-BUS_SEAM = {"bus/outbox.hpp", "bus/message.hpp"}  # what an actor class sees of the bus
+# what an actor class sees of the bus
+BUS_SEAM = {"bus/outbox.hpp", "bus/message.hpp", "bus/message_pool.hpp"}
 MODEL_SEAM = {"model/spec.hpp"}                   # what the router sees of the model
 COMPUTE = {"core", "kernel", "model", "wire", "worker"}
 MAY_INCLUDE = {

@@ -63,8 +63,6 @@ struct PollLoop::Impl {
     Entries<LinkEntry> links;
     Entries<FdEntry> fds;
     std::vector<pollfd> items;  // of this turn: sockets, fds, then two per link
-    TimeUs spin_us = 0;
-    TimeUs last_message = 0;
     TimeUs now = 0;        // read again after every handler that may have taken long
     TimeUs polled_at = 0;  // when the loop last came back from looking at its sockets
     TimeUs gap_max = 0;
@@ -119,7 +117,7 @@ void PollLoop::Impl::wait(LoopHandler& handler) {
     build_items();
     const TimeUs before = monotonic_now();
     const TimeUs next = next_timer(handler);
-    const bool at_once = handler.has_work() || !settled() || before - last_message < spin_us;
+    const bool at_once = handler.has_work() || !settled();
     const int timeout = at_once ? 0 : timeout_ms(next, before);
     const int rc = poll(items.data(), items.size(), timeout);
     CL_ASSERT(rc >= 0 || errno == EINTR);
@@ -155,7 +153,6 @@ void PollLoop::Impl::serve_sockets(Priority priority, int messages_max) {
             Envelope envelope;
             if (entry->socket->receive(envelope) != Io::kOk) break;
             bytes += envelope.message.size();
-            last_message = polled_at;
             entry->on_message(monotonic_now(), std::move(envelope));
             now = monotonic_now();
         }
@@ -190,10 +187,7 @@ void PollLoop::Impl::flush_links() {
     }
 }
 
-PollLoop::PollLoop(TimeUs spin_us) : impl_(std::make_unique<Impl>()) {
-    impl_->spin_us = spin_us;
-    impl_->last_message = -spin_us;
-}
+PollLoop::PollLoop() : impl_(std::make_unique<Impl>()) {}
 
 PollLoop::~PollLoop() = default;
 

@@ -7,6 +7,12 @@
 
 namespace chatloop {
 
+namespace {
+
+constexpr uint32_t kMicroBatchRowsMin = 2;
+
+}  // namespace
+
 void Router::schedule(TimeUs now) {
     admit(now);
     for (const auto& [generation, route] : cluster_.routes()) {
@@ -98,18 +104,21 @@ Router::Ready Router::ready_rows(const Lane& lane) const {
     return ready;
 }
 
-// The frames into which the decoding sequences of a route are split: one for each stage. Each frame
-// costs a pass over the weights, and with fewer a stage would have none.
-uint32_t Router::micro_batches(const Route& route) const {
-    return config_.frames_in_flight > 0 ? config_.frames_in_flight : route.stages();
+// The frames into which the decoding sequences of a route are split: one for each stage, so that
+// none is idle, but not for a single row. Each frame is a pass over the weights.
+uint32_t Router::micro_batches(const Route& route, uint32_t decoding) const {
+    if (config_.frames_in_flight > 0) return config_.frames_in_flight;
+    return std::clamp(decoding / kMicroBatchRowsMin, 1u, route.stages());
 }
 
-// A frame more than micro-batches hides the way from the sampler to the first stage, but takes
-// rows from the next one, which would have merged them. So only prompts and full frames may.
+// Prompt rows keep every stage at work. A frame more hides the way from the sampler to the first
+// stage, but takes rows from the next one, which would have merged them: only while nothing
+// decodes, or when it is full by itself.
 uint32_t Router::frames_max(const Route& route, const Ready& ready) const {
-    const bool merges = ready.decoding > 0 && ready.decode.size() < config_.max_batch_size;
-    const bool one_more = config_.frames_in_flight == 0 && !merges;
-    return micro_batches(route) + (one_more ? 1 : 0);
+    if (config_.frames_in_flight > 0) return config_.frames_in_flight;
+    if (ready.decoding == 0 || ready.decode.size() >= config_.max_batch_size)
+        return route.stages() + 1;
+    return ready.prefill.empty() ? micro_batches(route, ready.decoding) : route.stages();
 }
 
 // Rows that a frame of this width may have at any hop.
@@ -123,7 +132,8 @@ uint32_t Router::frame_rows_max() const {
 // prefill rows, oldest sequence first.
 std::vector<Router::Planned> Router::compose(const Route& route, Ready ready) const {
     auto& [decode, prefill, decoding] = ready;
-    const uint32_t share = (decoding + micro_batches(route) - 1) / micro_batches(route);
+    const uint32_t frames = micro_batches(route, decoding);
+    const uint32_t share = (decoding + frames - 1) / frames;
     uint32_t rows_free = frame_rows_max();
     const size_t decode_rows = std::min<size_t>(
         {decode.size(), config_.max_batch_size, std::max(1u, share), rows_free});

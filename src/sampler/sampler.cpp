@@ -19,43 +19,56 @@ void Sampler::begin(size_t share, FrameInHand& in_hand) {
     CL_ASSERT(in_hand_ == nullptr);
     in_hand_ = &in_hand;
     const wire::DataFrame& frame = in_hand.frame;
-    samples_.assign(frame.items.size(), wire::Sample{});
-    results_.clear();
+    samples_.resize(frame.items.size());
+    result_.items.resize(frame.items.size());
     wanted_.clear();
-    payload_.clear();
     uint32_t rows = 0;
     for (const wire::Item& item : frame.items) rows += static_cast<uint32_t>(item.outputs.size());
     const bool right_kind = frame.dtype == wire::DType::kF32 && frame.rows == rows &&
                             (rows == 0 || frame.width == head_->width());
-    const size_t row_bytes = size_t{frame.width} * sizeof(float);
     uint32_t payload_row = 0;
     for (size_t i = 0; i < frame.items.size(); ++i) {
         const wire::Item& item = frame.items[i];
         const uint32_t first = payload_row;
         payload_row += static_cast<uint32_t>(item.outputs.size());
-        wire::ResultItem& result = results_.emplace_back();
+        wire::ResultItem& result = result_.items[i];
         result.slot = item.slot;
         result.admission = item.admission;
-        if ((item.flags & wire::kItemRefused) != 0) {
-            result.error = wire::ItemError::kRefused;
+        result.error = refusal(item, i, right_kind);
+        if (result.error != wire::ItemError::kNone || item.outputs.empty()) {
+            result.outputs.clear();
             continue;
         }
-        if (item.outputs.empty()) continue;
-        Result<wire::Sample> sample = wire::decode_sample(item.sample, item.outputs.size());
-        if (!sample || !right_kind) {
-            result.error = wire::ItemError::kMalformed;
-            continue;
-        }
-        samples_[i] = std::move(*sample);
-        for (size_t j = 0; j < item.outputs.size(); ++j) {
-            const auto at = static_cast<uint32_t>(first + j);
-            wanted_.push_back({i, item.outputs[j], j, static_cast<uint32_t>(wanted_.size())});
-            const uint8_t* row = frame.payload.data() + at * row_bytes;
-            payload_.insert(payload_.end(), row, row + row_bytes);
-        }
+        result.outputs.resize(item.outputs.size());
+        for (size_t j = 0; j < item.outputs.size(); ++j)
+            wanted_.push_back({i, item.outputs[j], j, static_cast<uint32_t>(first + j)});
     }
+    keep_rows();
     batch_first_ = 0;
     begin_batch();
+}
+
+// Why an item is not answered; reads its sample.
+wire::ItemError Sampler::refusal(const wire::Item& item, size_t index, bool right_kind) {
+    if ((item.flags & wire::kItemRefused) != 0) return wire::ItemError::kRefused;
+    if (item.outputs.empty()) return wire::ItemError::kNone;
+    const bool readable =
+        wire::decode_sample(item.sample, item.outputs.size(), samples_[index]).ok();
+    return readable && right_kind ? wire::ItemError::kNone : wire::ItemError::kMalformed;
+}
+
+// The payload itself, unless it has rows that are not answered.
+void Sampler::keep_rows() {
+    const wire::DataFrame& frame = in_hand_->frame;
+    rows_ = frame.payload.data();
+    if (wanted_.size() == frame.rows) return;
+    const size_t row_bytes = size_t{frame.width} * sizeof(float);
+    kept_rows_.clear();
+    for (const Wanted& wanted : wanted_) {
+        const uint8_t* row = frame.payload.data() + wanted.payload_row * row_bytes;
+        kept_rows_.insert(kept_rows_.end(), row, row + row_bytes);
+    }
+    rows_ = kept_rows_.data();
 }
 
 void Sampler::begin_batch() {
@@ -64,7 +77,7 @@ void Sampler::begin_batch() {
     head_done_ = false;
     if (batch_rows_ == 0) return;
     const size_t row_bytes = size_t{head_->width()} * sizeof(float);
-    head_->begin(payload_.data() + batch_first_ * row_bytes, static_cast<uint32_t>(batch_rows_));
+    head_->begin(rows_ + batch_first_ * row_bytes, static_cast<uint32_t>(batch_rows_));
 }
 
 // A unit is one slice of the head for all rows of the batch, or the answer of one row.
@@ -84,7 +97,7 @@ bool Sampler::run_unit() {
 }
 
 void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
-    wire::ResultItem& result = results_[wanted.item];
+    wire::ResultItem& result = result_.items[wanted.item];
     const wire::Sample& sample = samples_[wanted.item];
     if (result.error != wire::ItemError::kNone) return;
     const auto refuse = [&](wire::ItemError error) {  // an item is answered in full or not at all
@@ -93,8 +106,11 @@ void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
     };
     if (!kernels_.all_finite(logits.data(), static_cast<int64_t>(logits.size())))
         return refuse(wire::ItemError::kNonFinite);
-    wire::Output output;
+    wire::Output& output = result.outputs[wanted.output];  // whose memory is an older one's
     output.row = wanted.row;
+    output.kind = 1;
+    output.logprob = 0.0f;
+    output.top.clear();
     const bool is_target = sample.targets && (*sample.targets)[wanted.output].has_value();
     if (is_target) {
         output.kind = 2;
@@ -128,19 +144,15 @@ void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
         top_logprobs(logits, stats, sample.logprobs - 1u, top_);
         for (const TokenLogprob& entry : top_) output.top.push_back({entry.id, entry.logprob});
     }
-    result.outputs.push_back(std::move(output));
 }
 
-wire::Bytes Sampler::finish(const wire::FrameHeader& header,
-                            std::span<const wire::HopTiming> timings) {
+void Sampler::finish(const wire::FrameHeader& header, std::span<const wire::HopTiming> timings,
+                     wire::Bytes& bytes) {
     CL_ASSERT(in_hand_ != nullptr);
     in_hand_ = nullptr;
-    wire::ResultFrame result;
-    result.header = header;
-    result.timings.assign(timings.begin(), timings.end());
-    result.items = std::move(results_);
-    results_ = {};
-    return wire::encode_result(result);
+    result_.header = header;
+    result_.timings.assign(timings.begin(), timings.end());
+    wire::encode_result(result_, bytes);
 }
 
 void Sampler::abandon() {

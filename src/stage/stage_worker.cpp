@@ -108,8 +108,8 @@ uint8_t* StageWorker::write_row(uint8_t* out, size_t item, uint32_t row_in_item)
     return out + row_bytes;
 }
 
-wire::Bytes StageWorker::finish(const wire::FrameHeader& header,
-                                std::span<const wire::HopTiming> timings) {
+void StageWorker::finish(const wire::FrameHeader& header,
+                         std::span<const wire::HopTiming> timings, wire::Bytes& bytes) {
     CL_ASSERT(in_hand_ != nullptr);
     const std::vector<wire::Item>& items = in_hand_->frame.items;
     const bool outputs_only = in_hand_->hop.outputs_only;
@@ -118,8 +118,8 @@ wire::Bytes StageWorker::finish(const wire::FrameHeader& header,
         rows += outputs_only ? static_cast<uint32_t>(item.outputs.size()) : item.rows;
 
     size_t payload_at = 0;
-    wire::Bytes bytes = wire::encode_frame(header, timings, items, wire::DType::kF32, rows,
-                                           compute_->width(), &payload_at);
+    wire::encode_frame(header, timings, items, wire::DType::kF32, rows, compute_->width(), bytes,
+                       &payload_at);
     uint8_t* out = bytes.data() + payload_at;
     for (size_t i = 0; i < items.size(); ++i) {
         if (outputs_only) {
@@ -130,7 +130,6 @@ wire::Bytes StageWorker::finish(const wire::FrameHeader& header,
     }
     wire::seal_frame(bytes);
     in_hand_ = nullptr;
-    return bytes;
 }
 
 void StageWorker::abandon() {

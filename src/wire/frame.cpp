@@ -1,5 +1,6 @@
 // Data frames (docs/protocol.md, Data frame).
 #include <algorithm>
+#include <bitset>
 
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
@@ -72,36 +73,31 @@ void check_item(const Item& item, Problem& problem) {
     }
 }
 
-Item read_item(Value value, Problem& problem) {
-    Fields fields = value.fields(9);
-    Item item;
-    item.slot = fields.next("item slot").u32(0, kSlotsMax - 1);
-    item.admission = fields.next("item admission").u64(1);
-    item.position = fields.next("item position").u32(0, kPositionsMax - 1);
-    item.rows = fields.next("item rows").u32(1, kFrameRowsMax);
-    item.flags = fields.next("item flags").u8(0, kAllFlags);
-    item.table_index = fields.next("item table_index").u32(0, kSequenceBlocksMax);
-    item.blocks = fields.next("item blocks").numbers(kItemBlocksMax, kNoBlock - 1);
-    item.outputs = fields.next("item outputs").numbers(kFrameRowsMax, item.rows - 1);
-    const Value sample = fields.next("item sample");
-    if (!sample.is_nil()) item.sample = sample.bin(kSampleBytesMax);
+void read_item(Cursor& cursor, Problem& problem, Item& item) {
+    cursor.array("item", 9, 9);
+    item.slot = cursor.u32("item slot", 0, kSlotsMax - 1);
+    item.admission = cursor.u64("item admission", 1);
+    item.position = cursor.u32("item position", 0, kPositionsMax - 1);
+    item.rows = cursor.u32("item rows", 1, kFrameRowsMax);
+    item.flags = cursor.u8("item flags", 0, kAllFlags);
+    item.table_index = cursor.u32("item table_index", 0, kSequenceBlocksMax);
+    cursor.numbers("item blocks", kItemBlocksMax, kNoBlock - 1, item.blocks);
+    cursor.numbers("item outputs", kFrameRowsMax, item.rows - 1, item.outputs);
+    item.sample.clear();
+    if (!cursor.take_nil()) item.sample = cursor.bin("item sample", kSampleBytesMax);
     check_item(item, problem);
-    return item;
 }
 
-std::vector<Item> read_items(ByteView element, Problem& problem) {
-    const std::optional<Tree> tree = Tree::parse(element);
-    CL_ASSERT(tree.has_value());  // the layout was found
-    Fields list = Value(&tree->root(), "items", problem).list(0, kFrameItemsMax);
-    std::vector<Item> items;
-    std::vector<bool> named(kSlotsMax);
-    items.reserve(list.count());
-    for (size_t i = 0; i < list.count() && !problem.found(); ++i) {
-        items.push_back(read_item(list.next("item"), problem));
-        if (named[items.back().slot]) problem.fail("item slot", "is named twice");
-        named[items.back().slot] = true;
+void read_items(ByteView element, Problem& problem, std::vector<Item>& items) {
+    Cursor cursor(element, problem);
+    std::bitset<kSlotsMax> named;
+    items.resize(cursor.array("items", 0, kFrameItemsMax));
+    for (Item& item : items) {
+        read_item(cursor, problem, item);
+        if (problem.found()) return;
+        if (named[item.slot]) problem.fail("item slot", "is named twice");
+        named[item.slot] = true;
     }
-    return items;
 }
 
 // The rows of the frame are all rows of its items, or from the last stage on those that want
@@ -124,25 +120,17 @@ void check_rows(const DataFrame& frame, Problem& problem) {
     }
 }
 
-DataFrame read_body(const FrameHeader& header, const Layout& layout, Problem& problem) {
-    DataFrame frame;
-    frame.header = header;
-    frame.timings = read_timings(layout.ext, problem);
-    frame.items = read_items(layout.items, problem);
-
-    const std::optional<Tree> dtype = Tree::parse(layout.dtype);
-    const std::optional<Tree> shape = Tree::parse(layout.shape);
-    const std::optional<Tree> payload = Tree::parse(layout.payload);
-    CL_ASSERT(dtype && shape && payload);
-    frame.dtype = DType{Value(&dtype->root(), "dtype", problem).u8(1, 2)};
-    Fields dims = Value(&shape->root(), "shape", problem).fields(2);
-    frame.rows = dims.next("rows").u32(0, kFrameRowsMax);
-    frame.width = dims.next("width").u32(1, kWidthMax);
-    const std::string_view bytes =
-        Value(&payload->root(), "payload", problem).bin(kFrameBytesMax);
+void read_body(const Layout& layout, Problem& problem, DataFrame& frame) {
+    read_timings(layout.ext, problem, frame.timings);
+    read_items(layout.items, problem, frame.items);
+    frame.dtype = DType{Cursor(layout.dtype, problem).u8("dtype", 1, 2)};
+    Cursor shape(layout.shape, problem);
+    shape.array("shape", 2, 2);
+    frame.rows = shape.u32("rows", 0, kFrameRowsMax);
+    frame.width = shape.u32("width", 1, kWidthMax);
+    const std::string_view bytes = Cursor(layout.payload, problem).bin("payload", kFrameBytesMax);
     frame.payload = {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
     if (!problem.found()) check_rows(frame, problem);
-    return frame;
 }
 
 }  // namespace
@@ -150,12 +138,21 @@ DataFrame read_body(const FrameHeader& header, const Layout& layout, Problem& pr
 Bytes encode_frame(const FrameHeader& header, std::span<const HopTiming> timings,
                    std::span<const Item> items, DType dtype, uint32_t rows, uint32_t width,
                    size_t* payload_at) {
+    Bytes frame;
+    encode_frame(header, timings, items, dtype, rows, width, frame, payload_at);
+    return frame;
+}
+
+void encode_frame(const FrameHeader& header, std::span<const HopTiming> timings,
+                  std::span<const Item> items, DType dtype, uint32_t rows, uint32_t width,
+                  Bytes& frame, size_t* payload_at) {
     CL_ASSERT(header.type == kFrameData);
     CL_ASSERT(items.size() <= kFrameItemsMax && rows <= kFrameRowsMax && width <= kWidthMax);
     const size_t payload_bytes = size_t{rows} * width * kValueBytes;
 
-    Bytes frame(kHeaderBytes);
+    frame.clear();
     frame.reserve(kHeaderBytes + 64 * (1 + items.size()) + payload_bytes);
+    frame.resize(kHeaderBytes);
     store_header(frame.data(), header);
     Writer writer(frame);
     write_timings(writer, timings);
@@ -169,7 +166,6 @@ Bytes encode_frame(const FrameHeader& header, std::span<const HopTiming> timings
     *payload_at = frame.size();
     frame.resize(frame.size() + payload_bytes);
     CL_ASSERT(frame.size() <= kFrameBytesMax);  // the router composes frames that fit
-    return frame;
 }
 
 void seal_frame(Bytes& frame) {
@@ -178,7 +174,8 @@ void seal_frame(Bytes& frame) {
     store_u32(frame.data() + (layout->crc.data() - frame.data()), body_crc(*layout));
 }
 
-std::variant<DataFrame, FrameError> decode_frame(const FrameHeader& header, ByteView bytes) {
+std::optional<FrameError> decode_frame(const FrameHeader& header, ByteView bytes,
+                                       DataFrame& frame) {
     if (header.type != kFrameData) return malformed_frame("not a data frame");
     if (bytes.size() < kHeaderBytes || bytes.size() > kFrameBytesMax) {
         return malformed_frame("a frame of an impossible size");
@@ -191,8 +188,15 @@ std::variant<DataFrame, FrameError> decode_frame(const FrameHeader& header, Byte
         return FrameError{true, Error{ErrorCode::kMalformed, "the body CRC is off"}};
     }
     Problem problem;
-    DataFrame frame = read_body(header, *layout, problem);
+    frame.header = header;
+    read_body(*layout, problem, frame);
     if (problem.found()) return FrameError{false, problem.error()};
+    return std::nullopt;
+}
+
+std::variant<DataFrame, FrameError> decode_frame(const FrameHeader& header, ByteView bytes) {
+    DataFrame frame;
+    if (auto error = decode_frame(header, bytes, frame)) return *std::move(error);
     return frame;
 }
 

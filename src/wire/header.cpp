@@ -1,5 +1,7 @@
 #include "header.hpp"
 
+#include <utility>
+
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
 #include "crc.hpp"
@@ -61,10 +63,6 @@ uint32_t load_little_endian(const char* at) {
     return value;
 }
 
-void append_little_endian(std::string& out, uint32_t value) {
-    for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
-}
-
 }  // namespace
 
 void store_header(uint8_t* bytes, const FrameHeader& header) {
@@ -123,38 +121,30 @@ void write_timings(Writer& writer, std::span<const HopTiming> timings) {
         writer.map(0);
         return;
     }
-    std::string bytes;
-    bytes.reserve(timings.size() * kTimingBytes);
-    for (const HopTiming& timing : timings) {
-        append_little_endian(bytes, timing.queue_us);
-        append_little_endian(bytes, timing.busy_us);
-    }
-    writer.map(1).number(kTimingsKey).bin(bytes);
+    writer.map(1).number(kTimingsKey).bin_header(timings.size() * kTimingBytes);
+    for (const HopTiming& timing : timings)
+        writer.little_endian(timing.queue_us).little_endian(timing.busy_us);
 }
 
-std::vector<HopTiming> read_timings(ByteView element, Problem& problem) {
-    const std::optional<Tree> tree = Tree::parse(element);
-    if (!tree || tree->root().type != msgpack::type::MAP ||
-        tree->root().via.map.size > kExtEntriesMax) {
-        problem.fail("ext", "is not a map of a few entries");
-        return {};
+void read_timings(ByteView element, Problem& problem, std::vector<HopTiming>& timings) {
+    timings.clear();
+    Cursor cursor(element, problem);
+    std::string_view bytes;
+    bool found = false;
+    for (size_t left = cursor.map("ext", kExtEntriesMax); left > 0 && !problem.found(); --left) {
+        if (cursor.u32("ext key") != kTimingsKey) {
+            cursor.skip("ext value");
+            continue;
+        }
+        if (std::exchange(found, true)) problem.fail("ext timings", "come twice");
+        bytes = cursor.bin("ext timings", kHopsMax * kTimingBytes);
     }
-    std::optional<std::string_view> bytes;
-    const msgpack::object_map& map = tree->root().via.map;
-    for (uint32_t i = 0; i < map.size; ++i) {
-        const Value key(&map.ptr[i].key, "ext key", problem);
-        if (key.u32() != kTimingsKey) continue;
-        if (bytes) problem.fail("ext timings", "come twice");
-        bytes = Value(&map.ptr[i].val, "ext timings", problem).bin(kHopsMax * kTimingBytes);
+    if (bytes.size() % kTimingBytes != 0) problem.fail("ext timings", "are not 8 bytes a hop");
+    if (problem.found()) return;
+    for (size_t i = 0; i < bytes.size() / kTimingBytes; ++i) {
+        const char* at = bytes.data() + i * kTimingBytes;
+        timings.push_back({load_little_endian(at), load_little_endian(at + 4)});
     }
-    if (!bytes) return {};
-    if (bytes->size() % kTimingBytes != 0) problem.fail("ext timings", "are not 8 bytes a hop");
-    std::vector<HopTiming> timings(bytes->size() / kTimingBytes);
-    for (size_t i = 0; i < timings.size(); ++i) {
-        const char* at = bytes->data() + i * kTimingBytes;
-        timings[i] = HopTiming{load_little_endian(at), load_little_endian(at + 4)};
-    }
-    return timings;
 }
 
 ByteView Tail::next() {

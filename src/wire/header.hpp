@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "chatloop/wire/codec.hpp"
-#include "reader.hpp"
+#include "cursor.hpp"
 #include "writer.hpp"
 
 namespace chatloop::wire {
@@ -15,7 +15,7 @@ namespace chatloop::wire {
 void store_header(uint8_t* bytes, const FrameHeader& header);
 
 void write_timings(Writer& writer, std::span<const HopTiming> timings);
-std::vector<HopTiming> read_timings(ByteView element, Problem& problem);
+void read_timings(ByteView element, Problem& problem, std::vector<HopTiming>& timings);
 
 // Steps over the elements that follow the header and have no fixed offsets.
 class Tail {

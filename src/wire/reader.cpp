@@ -8,6 +8,7 @@
 
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
+#include "cursor.hpp"
 
 namespace chatloop::wire {
 namespace {
@@ -18,44 +19,12 @@ bool is_utf8(std::string_view text) {
     return utf8::is_valid(text.begin(), text.end());
 }
 
-// Walks a value without building it. Every announced element takes at least one byte, so that a
-// value whose announcements exceed its bytes is refused before anything is allocated for it.
-class Surveyor : public msgpack::null_visitor {
-public:
-    explicit Surveyor(size_t bytes) : elements_left_(bytes) {}
-
-    bool start_array(uint32_t count) { return open(count); }
-    bool end_array() { return close(); }
-    bool start_map(uint32_t pairs) { return open(2 * static_cast<uint64_t>(pairs)); }
-    bool end_map() { return close(); }
-    bool visit_ext(const char*, uint32_t) { return false; }
-
-private:
-    bool open(uint64_t elements) {
-        if (elements > elements_left_ || depth_ == kDepthMax) return false;
-        elements_left_ -= elements;
-        ++depth_;
-        return true;
-    }
-    bool close() {
-        --depth_;
-        return true;
-    }
-
-    uint64_t elements_left_;
-    uint32_t depth_ = 0;
-};
-
 bool by_reference(Type, size_t, void*) {
     return true;
 }
 
 const char* chars(ByteView bytes) {
     return reinterpret_cast<const char*>(bytes.data());
-}
-
-std::string range_text(uint64_t low, uint64_t high) {
-    return "is not an integer from " + std::to_string(low) + " to " + std::to_string(high);
 }
 
 // A key as it may stand in an error message.
@@ -87,17 +56,14 @@ void Problem::fail_utf8(std::string_view field) {
     error_ = Error{utf8_, std::string(field) + " is not UTF-8"};
 }
 
+void Problem::fail_range(std::string_view field, uint64_t low, uint64_t high) {
+    if (found_) return;  // before a text is made
+    fail(field, "is not an integer from " + std::to_string(low) + " to " + std::to_string(high));
+}
+
 Error Problem::error() const {
     CL_ASSERT(found_);
     return error_;
-}
-
-std::optional<size_t> value_end(ByteView bytes, size_t offset) {
-    if (offset >= bytes.size()) return std::nullopt;
-    Surveyor surveyor(bytes.size() - offset);
-    size_t end = offset;
-    if (!msgpack::parse(chars(bytes), bytes.size(), end, surveyor)) return std::nullopt;
-    return end;
 }
 
 std::optional<Tree> Tree::parse(ByteView bytes) {
@@ -144,7 +110,7 @@ uint64_t Value::integer(uint64_t low, uint64_t high) const {
     const bool fits = object_->type == msgpack::type::POSITIVE_INTEGER &&
                       object_->via.u64 >= low && object_->via.u64 <= high;
     if (!fits) {
-        fail(range_text(low, high));
+        problem_->fail_range(name_, low, high);
         return low;
     }
     return object_->via.u64;
@@ -210,7 +176,7 @@ uint64_t Value::loose_integer(uint64_t low, uint64_t high) const {
     const double value = object_->via.f64;
     const bool whole = value >= 0.0 && value < kBeyondU64 && std::trunc(value) == value;
     if (!whole || static_cast<uint64_t>(value) < low || static_cast<uint64_t>(value) > high) {
-        fail(range_text(low, high));
+        problem_->fail_range(name_, low, high);
         return low;
     }
     return static_cast<uint64_t>(value);

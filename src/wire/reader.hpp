@@ -15,8 +15,6 @@
 
 namespace chatloop::wire {
 
-inline constexpr uint32_t kDepthMax = 8;  // arrays and maps within each other; the page needs 5
-
 class Problem {
 public:
     // What a wrong field and wrong UTF-8 are called here; a client's parameters have codes of their
@@ -28,6 +26,7 @@ public:
     void set_codes(ErrorCode field, ErrorCode utf8);
     void fail(std::string_view field, std::string_view what);
     void fail_utf8(std::string_view field);
+    void fail_range(std::string_view field, uint64_t low, uint64_t high);
     // Only after a problem was found.
     Error error() const;
 
@@ -37,11 +36,6 @@ private:
     bool found_ = false;
     Error error_;
 };
-
-// The end of the msgpack value that begins at `offset`, or nothing when there is no whole value, it
-// nests deeper than kDepthMax, has extension types, or announces more elements than bytes are left
-// for.
-std::optional<size_t> value_end(ByteView bytes, size_t offset);
 
 // One msgpack value. Its strings and binaries stay in `bytes`, which must outlive it; the rest
 // takes at most a constant times the size of `bytes`, whatever they announce.

@@ -1,4 +1,6 @@
 // RESULT frames (docs/protocol.md, RESULT).
+#include <bitset>
+
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
 #include "crc.hpp"
@@ -19,59 +21,52 @@ void write_item(Writer& writer, const ResultItem& item) {
     for (const Output& output : item.outputs) write_output(writer, output);
 }
 
-Output read_output(Value value) {
-    Fields fields = value.fields(5);
-    Output output;
-    output.row = fields.next("output row").u32(0, kFrameRowsMax - 1);
-    output.kind = fields.next("output kind").u8(1, 2);
-    output.token = fields.next("output token").u32();
-    output.logprob = fields.next("output logprob").f32();
-    const Value top = fields.next("output top");
-    Fields pairs = top.list(0, 2 * kTopLogprobsMax);
-    if (pairs.count() % 2 != 0) top.fail("is not in pairs");
-    for (size_t i = 0; i < pairs.count() / 2; ++i) {
-        const uint32_t token = pairs.next("output top token").u32();
-        output.top.push_back({token, pairs.next("output top logprob").f32()});
+void read_output(Cursor& cursor, Problem& problem, Output& output) {
+    cursor.array("output", 5, 5);
+    output.row = cursor.u32("output row", 0, kFrameRowsMax - 1);
+    output.kind = cursor.u8("output kind", 1, 2);
+    output.token = cursor.u32("output token");
+    output.logprob = cursor.f32("output logprob");
+    const size_t numbers = cursor.array("output top", 0, 2 * kTopLogprobsMax);
+    if (numbers % 2 != 0) problem.fail("output top", "is not in pairs");
+    for (size_t i = 0; i < numbers / 2 && !problem.found(); ++i) {
+        const uint32_t token = cursor.u32("output top token");
+        output.top.push_back({token, cursor.f32("output top logprob")});
     }
-    return output;
 }
 
-ResultItem read_item(Value value) {
-    Fields fields = value.fields(4);
-    ResultItem item;
-    item.slot = fields.next("result slot").u32(0, kSlotsMax - 1);
-    item.admission = fields.next("result admission").u64(1);
-    item.error = ItemError{fields.next("result error").u8(0, 3)};
-    Fields outputs = fields.next("result outputs").list(0, kFrameRowsMax);
-    for (size_t i = 0; i < outputs.count(); ++i) {
-        item.outputs.push_back(read_output(outputs.next("output")));
-    }
-    return item;
-}
-
-std::vector<ResultItem> read_items(ByteView element, Problem& problem) {
-    const std::optional<Tree> tree = Tree::parse(element);
-    CL_ASSERT(tree.has_value());  // the tail was walked
-    Fields list = Value(&tree->root(), "result items", problem).list(0, kFrameItemsMax);
-    std::vector<ResultItem> items;
-    std::vector<bool> named(kSlotsMax);
+void read_items(ByteView element, Problem& problem, std::vector<ResultItem>& items) {
+    Cursor cursor(element, problem);
+    std::bitset<kSlotsMax> named;
     size_t outputs = 0;
-    for (size_t i = 0; i < list.count() && !problem.found(); ++i) {
-        items.push_back(read_item(list.next("result item")));
-        outputs += items.back().outputs.size();
-        if (named[items.back().slot]) problem.fail("result slot", "is named twice");
+    items.resize(cursor.array("result items", 0, kFrameItemsMax));
+    for (ResultItem& item : items) {
+        cursor.array("result item", 4, 4);
+        item.slot = cursor.u32("result slot", 0, kSlotsMax - 1);
+        item.admission = cursor.u64("result admission", 1);
+        item.error = ItemError{cursor.u8("result error", 0, 3)};
+        item.outputs.resize(cursor.array("result outputs", 0, kFrameRowsMax));
+        outputs += item.outputs.size();
         if (outputs > kFrameRowsMax) problem.fail("result", "has more outputs than frames rows");
-        named[items.back().slot] = true;
+        for (Output& output : item.outputs) read_output(cursor, problem, output);
+        if (problem.found()) return;
+        if (named[item.slot]) problem.fail("result slot", "is named twice");
+        named[item.slot] = true;
     }
-    return items;
 }
 
 }  // namespace
 
 Bytes encode_result(const ResultFrame& result) {
+    Bytes bytes;
+    encode_result(result, bytes);
+    return bytes;
+}
+
+void encode_result(const ResultFrame& result, Bytes& bytes) {
     CL_ASSERT(result.header.type == kFrameResult);
     CL_ASSERT(result.items.size() <= kFrameItemsMax);
-    Bytes bytes(kHeaderBytes);
+    bytes.resize(kHeaderBytes);
     store_header(bytes.data(), result.header);
     Writer writer(bytes);
     write_timings(writer, result.timings);
@@ -82,7 +77,6 @@ Bytes encode_result(const ResultFrame& result) {
     bytes.resize(bytes.size() + kFixedU32Bytes);
     store_u32(bytes.data() + bytes.size() - kFixedU32Bytes, crc);
     CL_ASSERT(bytes.size() <= kFrameBytesMax);
-    return bytes;
 }
 
 std::variant<ResultFrame, FrameError> decode_result(const FrameHeader& header, ByteView bytes) {
@@ -103,8 +97,8 @@ std::variant<ResultFrame, FrameError> decode_result(const FrameHeader& header, B
     Problem problem;
     ResultFrame result;
     result.header = header;
-    result.timings = read_timings(ext, problem);
-    result.items = read_items(items, problem);
+    read_timings(ext, problem, result.timings);
+    read_items(items, problem, result.items);
     if (problem.found()) return FrameError{false, problem.error()};
     return result;
 }

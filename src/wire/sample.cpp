@@ -1,6 +1,6 @@
 // The sample element, which only the router writes and only the sampler reads.
 #include "chatloop/core/limits.hpp"
-#include "reader.hpp"
+#include "cursor.hpp"
 #include "writer.hpp"
 
 namespace chatloop::wire {
@@ -9,29 +9,42 @@ namespace {
 constexpr uint32_t kMaskedKey = 1;
 constexpr float kTemperatureMax = 100.0f;
 
-// (0, 1], as top_p and typical_p are
-float read_share(Value value) {
-    const float share = value.f32();
-    if (!(share > 0.0f && share <= 1.0f)) value.fail("is not in (0, 1]");
-    return share;
-}
-
-float read_between(Value value, float low, float high) {
-    const float number = value.f32();
-    if (!(number >= low && number <= high)) value.fail("is out of range");
+float read_between(Cursor& cursor, std::string_view name, Problem& problem, float low,
+                   float high) {
+    const float number = cursor.f32(name);
+    if (!(number >= low && number <= high)) problem.fail(name, "is out of range");
     return number;
 }
 
-// An unknown key would change the answer, so it is an error here.
-std::vector<uint32_t> read_masked(const msgpack::object& ext, Problem& problem) {
-    if (ext.type != msgpack::type::MAP || ext.via.map.size > 1) {
-        problem.fail("sample ext", "is not a map of known entries");
-        return {};
+// (0, 1], as top_p and typical_p are
+float read_share(Cursor& cursor, std::string_view name, Problem& problem) {
+    const float share = read_between(cursor, name, problem, 0.0f, 1.0f);
+    if (share == 0.0f) problem.fail(name, "is not in (0, 1]");
+    return share;
+}
+
+void read_targets(Cursor& cursor, Problem& problem, size_t output_count, Sample& sample) {
+    if (cursor.take_nil()) {
+        sample.targets.reset();
+        if (output_count != 1)
+            problem.fail("sample targets", "are nil and the item has not one output row");
+        return;
     }
-    if (ext.via.map.size == 0) return {};
-    const msgpack::object_kv& entry = ext.via.map.ptr[0];
-    Value(&entry.key, "sample ext key", problem).u32(kMaskedKey, kMaskedKey);
-    return Value(&entry.val, "sample masked", problem).numbers(kSampleBytesMax);
+    if (!sample.targets) sample.targets.emplace();
+    sample.targets->clear();
+    size_t left = cursor.array("sample targets", output_count, output_count);
+    for (; left > 0 && !problem.found(); --left) {
+        if (cursor.take_nil()) sample.targets->emplace_back(std::nullopt);
+        else sample.targets->emplace_back(cursor.u32("sample target"));
+    }
+}
+
+// An unknown key would change the answer, so it is an error here.
+void read_ext(Cursor& cursor, Sample& sample) {
+    sample.masked.clear();
+    if (cursor.map("sample ext", 1) == 0) return;
+    cursor.u32("sample ext key", kMaskedKey, kMaskedKey);
+    cursor.numbers("sample masked", kSampleBytesMax, UINT32_MAX, sample.masked);
 }
 
 }  // namespace
@@ -53,38 +66,31 @@ std::string encode_sample(const Sample& sample) {
     return {bytes.begin(), bytes.end()};
 }
 
-Result<Sample> decode_sample(std::string_view bytes, size_t output_count) {
-    const Error malformed{ErrorCode::kMalformed, "a sample element that is not msgpack"};
-    if (bytes.size() > kSampleBytesMax) return malformed;
-    const auto tree = Tree::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
-    if (!tree) return malformed;
-
+Status decode_sample(std::string_view bytes, size_t output_count, Sample& sample) {
+    const ByteView view{reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+    if (bytes.size() > kSampleBytesMax || value_end(view, 0) != bytes.size())
+        return Error{ErrorCode::kMalformed, "a sample element that is not msgpack"};
     Problem problem;
-    Fields fields = Value(&tree->root(), "sample", problem).fields(11);
-    Sample sample;
-    sample.index = fields.next("sample index").u32();
-    sample.seed = fields.next("sample seed").u64();
-    sample.choice = fields.next("sample choice").u32();
-    sample.temperature = read_between(fields.next("sample temperature"), 0.0f, kTemperatureMax);
-    sample.top_k = fields.next("sample top_k").u32();
-    sample.top_p = read_share(fields.next("sample top_p"));
-    sample.min_p = read_between(fields.next("sample min_p"), 0.0f, 1.0f);
-    sample.typical_p = read_share(fields.next("sample typical_p"));
-    sample.logprobs = fields.next("sample logprobs").u8(0, kTopLogprobsMax + 1);
-    const Value targets = fields.next("sample targets");
-    if (targets.is_nil()) {
-        if (output_count != 1) targets.fail("are nil and the item has not one output row");
-    } else {
-        Fields list = targets.fields(output_count);
-        sample.targets.emplace();
-        for (size_t i = 0; i < list.count(); ++i) {
-            const Value target = list.next();
-            sample.targets->push_back(target.is_nil() ? std::nullopt
-                                                      : std::optional(target.u32()));
-        }
-    }
-    if (!problem.found()) sample.masked = read_masked(tree->root().via.array.ptr[10], problem);
+    Cursor cursor(view, problem);
+    cursor.array("sample", 11, 11);
+    sample.index = cursor.u32("sample index");
+    sample.seed = cursor.u64("sample seed");
+    sample.choice = cursor.u32("sample choice");
+    sample.temperature = read_between(cursor, "sample temperature", problem, 0, kTemperatureMax);
+    sample.top_k = cursor.u32("sample top_k");
+    sample.top_p = read_share(cursor, "sample top_p", problem);
+    sample.min_p = read_between(cursor, "sample min_p", problem, 0.0f, 1.0f);
+    sample.typical_p = read_share(cursor, "sample typical_p", problem);
+    sample.logprobs = cursor.u8("sample logprobs", 0, kTopLogprobsMax + 1);
+    read_targets(cursor, problem, output_count, sample);
+    read_ext(cursor, sample);
     if (problem.found()) return problem.error();
+    return Ok{};
+}
+
+Result<Sample> decode_sample(std::string_view bytes, size_t output_count) {
+    Sample sample;
+    if (const Status read = decode_sample(bytes, output_count, sample); !read) return read.error();
     return sample;
 }
 

@@ -92,6 +92,12 @@ Writer& Writer::bin_header(size_t bytes) {
     return *this;
 }
 
+Writer& Writer::little_endian(uint32_t value) {
+    for (int shift = 0; shift < 32; shift += 8)
+        sink_.out.push_back(static_cast<uint8_t>(value >> shift));
+    return *this;
+}
+
 Writer& Writer::numbers(std::span<const uint32_t> values) {
     array(values.size());
     for (uint32_t value : values) number(value);

@@ -32,6 +32,7 @@ public:
     Writer& sentence(std::string_view text);
     // Announces a bin whose `bytes` the caller appends.
     Writer& bin_header(size_t bytes);
+    Writer& little_endian(uint32_t value);  // within such a bin
     Writer& numbers(std::span<const uint32_t> values);
 
 private:

@@ -134,12 +134,12 @@ void Worker::on_fence(RouterSession& session, Generation through) {
 void Worker::fence(RouterSession& session, Generation through) {
     if (through <= session.fenced_through) return;
     session.fenced_through = through;
-    const auto fenced = [&](const FrameInHand& f) {
-        return f.frame.header.generation <= through;
+    const auto fenced = [&](const FramePtr& f) {
+        return f->frame.header.generation <= through;
     };
     counters_.frames_fenced += std::erase_if(session.queue, fenced);
     for (RoleState* role : {&stage_, &sampler_}) {
-        if (!role->current || role->share != session.share || !fenced(*role->current)) continue;
+        if (!role->current || role->share != session.share || !fenced(role->current)) continue;
         CL_ASSERT(running_ == nullptr);  // control is handled between units
         role->executor->abandon();
         role->current.reset();

@@ -65,23 +65,33 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
     }
     if (header->number != hop->accepted + 1)
         return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kNumber);
-    auto decoded = wire::decode_frame(*header, bytes.bytes());
-    if (const auto* error = std::get_if<wire::FrameError>(&decoded)) {
+    FramePtr in_hand = spare_frame();
+    if (const auto error = wire::decode_frame(*header, bytes.bytes(), in_hand->frame)) {
         return refuse(*session, *header, hop->accepted + 1,
                       error->body_crc ? wire::GapReason::kBodyCrc : wire::GapReason::kMalformed);
     }
-    const bool fits = fits_next_hop(std::get<wire::DataFrame>(decoded), bytes.size(),
-                                    config_.hello.width);
+    const bool fits = fits_next_hop(in_hand->frame, bytes.size(), config_.hello.width);
     if (!fits || session->queue.size() >= 2 * config_.hello.share.frames)
         return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kMalformed);
     ++hop->accepted;
-    FrameInHand in_hand;
-    in_hand.frame = std::move(std::get<wire::DataFrame>(decoded));
-    in_hand.bytes = std::move(bytes);
-    in_hand.hop = hop->hop;
-    in_hand.arrival = arrival;
-    in_hand.accepted_at = now;
+    in_hand->bytes = std::move(bytes);
+    in_hand->hop = hop->hop;
+    in_hand->arrival = arrival;
+    in_hand->accepted_at = now;
+    in_hand->busy_us = 0;
     session->queue.push_back(std::move(in_hand));
+}
+
+FramePtr Worker::spare_frame() {
+    if (spares_.empty()) return std::make_unique<FrameInHand>();
+    FramePtr frame = std::move(spares_.back());
+    spares_.pop_back();
+    return frame;
+}
+
+void Worker::keep_spare(FramePtr frame) {
+    frame->bytes = Message();
+    if (spares_.size() < kSpareFramesMax) spares_.push_back(std::move(frame));
 }
 
 void Worker::refuse(RouterSession& session, const wire::FrameHeader& header, FrameNumber expected,
@@ -103,7 +113,7 @@ void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
         RouterSession& session = sessions_[(role.next_session + i) % sessions_.size()];
         const auto frame = std::find_if(
             session.queue.begin(), session.queue.end(),
-            [&](const FrameInHand& f) { return f.hop.role == role_bit; });
+            [&](const FramePtr& f) { return f->hop.role == role_bit; });
         if (frame == session.queue.end()) continue;
         role.current = std::move(*frame);
         session.queue.erase(frame);
@@ -137,7 +147,7 @@ void Worker::unit_done(TimeUs now) {
 }
 
 void Worker::forward(RoleState& role, TimeUs now) {
-    const FrameInHand& done = *role.current;
+    FrameInHand& done = *role.current;
     RouterSession& session = sessions_[role.share];
     InstalledRoute& route = session.routes.at(done.frame.header.generation);
     const auto hop =
@@ -150,13 +160,14 @@ void Worker::forward(RoleState& role, TimeUs now) {
     header.destination = hop->hop.next;
     header.budget_ms = budget_left(header.budget_ms, now - done.accepted_at);
     header.type = done.hop.role == wire::kRoleSampler ? wire::kFrameResult : wire::kFrameData;
-    std::vector<wire::HopTiming> timings = done.frame.timings;
+    std::vector<wire::HopTiming>& timings = done.frame.timings;
     if (timings.size() < kHopsMax)
         timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
 
-    Message next(role.executor->finish(header, timings));
+    Message next = messages_.make(
+        [&](wire::Bytes& bytes) { role.executor->finish(header, timings, bytes); });
     const uint64_t arrival = done.arrival;
-    role.current.reset();
+    keep_spare(std::move(role.current));
     ++counters_.frames_executed;
     hop->forwarded = header.number;
     if (hop->link == 0) {

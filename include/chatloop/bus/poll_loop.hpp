@@ -33,9 +33,7 @@ public:
     using OnLink = std::function<void(TimeUs, bool up)>;
     using OnReadable = std::function<void(TimeUs)>;
 
-    // For `spin_us` after a message came the loop asks again at once instead of sleeping; only for
-    // a process that has a core of its own.
-    explicit PollLoop(TimeUs spin_us = 0);
+    PollLoop();
     ~PollLoop();
     PollLoop(const PollLoop&) = delete;
     PollLoop& operator=(const PollLoop&) = delete;

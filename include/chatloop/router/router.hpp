@@ -158,7 +158,7 @@ private:
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
     void fill_route(const Route& route, Lane& lane, TimeUs now);
     Ready ready_rows(const Lane& lane) const;
-    uint32_t micro_batches(const Route& route) const;
+    uint32_t micro_batches(const Route& route, uint32_t decoding) const;
     uint32_t frames_max(const Route& route, const Ready& ready) const;
     uint32_t frame_rows_max() const;
     std::vector<Planned> compose(const Route& route, Ready ready) const;

@@ -21,8 +21,8 @@ public:
 
     void begin(size_t share, FrameInHand& in_hand) override;
     bool run_unit() override;
-    wire::Bytes finish(const wire::FrameHeader& header,
-                       std::span<const wire::HopTiming> timings) override;
+    void finish(const wire::FrameHeader& header, std::span<const wire::HopTiming> timings,
+                wire::Bytes& bytes) override;
     void abandon() override;
     void forget(size_t share) override;
 
@@ -36,6 +36,8 @@ private:
     };
 
     void answer_row(const Wanted& wanted, std::span<const float> logits);
+    wire::ItemError refusal(const wire::Item& item, size_t index, bool right_kind);
+    void keep_rows();
     void begin_batch();
 
     HeadCompute* head_ = nullptr;
@@ -46,9 +48,10 @@ private:
 
     FrameInHand* in_hand_ = nullptr;
     std::vector<wire::Sample> samples_;        // per item; meaningful where it wants output
-    std::vector<wire::ResultItem> results_;    // per item
+    wire::ResultFrame result_;                 // its items as those of the frame
     std::vector<Wanted> wanted_;               // rows to answer, in payload order
-    std::vector<uint8_t> payload_;             // their residual rows, dense
+    const uint8_t* rows_ = nullptr;            // their residual rows, dense: the payload, or
+    std::vector<uint8_t> kept_rows_;           // without those that are not to be answered
     size_t batch_first_ = 0;                   // of wanted_, in the head now
     size_t batch_rows_ = 0;
     size_t answered_ = 0;                      // rows of the batch that are answered

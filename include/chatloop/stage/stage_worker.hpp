@@ -28,8 +28,8 @@ public:
 
     void begin(size_t share, FrameInHand& in_hand) override;
     bool run_unit() override;
-    wire::Bytes finish(const wire::FrameHeader& header,
-                       std::span<const wire::HopTiming> timings) override;
+    void finish(const wire::FrameHeader& header, std::span<const wire::HopTiming> timings,
+                wire::Bytes& bytes) override;
     void abandon() override;
     void forget(size_t share) override;
 

@@ -40,10 +40,14 @@ Result<FrameHeader> decode_header(ByteView bytes);
 void patch_header(uint8_t* bytes, const FrameHeader& header);
 
 // The frame without its payload's contents: `payload_at` receives the offset at which rows x width
-// x 4 bytes are to be written before seal_frame, which sets the body CRC.
+// x 4 bytes are to be written before seal_frame, which sets the body CRC. The second form takes the
+// memory of what `frame` held.
 Bytes encode_frame(const FrameHeader& header, std::span<const HopTiming> timings,
                    std::span<const Item> items, DType dtype, uint32_t rows, uint32_t width,
                    size_t* payload_at);
+void encode_frame(const FrameHeader& header, std::span<const HopTiming> timings,
+                  std::span<const Item> items, DType dtype, uint32_t rows, uint32_t width,
+                  Bytes& frame, size_t* payload_at);
 void seal_frame(Bytes& frame);
 
 // How a frame failed decides the answer (rule 3): a body CRC that is off is reported apart.
@@ -52,13 +56,19 @@ struct FrameError {
     Error error;
 };
 // `header` has been decoded before. Checks every size, count and order against the page and
-// limits.hpp.
+// limits.hpp. The second form takes the memory of the frame that was in `frame`, which after an
+// error has no meaning.
 std::variant<DataFrame, FrameError> decode_frame(const FrameHeader& header, ByteView bytes);
+std::optional<FrameError> decode_frame(const FrameHeader& header, ByteView bytes,
+                                       DataFrame& frame);
 
 std::string encode_sample(const Sample& sample);
 Result<Sample> decode_sample(std::string_view bytes, size_t output_count);
+// Takes the memory of what was in `sample`.
+Status decode_sample(std::string_view bytes, size_t output_count, Sample& sample);
 
 Bytes encode_result(const ResultFrame& result);
+void encode_result(const ResultFrame& result, Bytes& bytes);
 std::variant<ResultFrame, FrameError> decode_result(const FrameHeader& header, ByteView bytes);
 
 }  // namespace chatloop::wire

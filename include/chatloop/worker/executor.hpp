@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "chatloop/bus/message.hpp"
 #include "chatloop/core/clock.hpp"
@@ -20,6 +21,7 @@ struct FrameInHand {
     TimeUs started_at = 0;
     TimeUs busy_us = 0;
 };
+using FramePtr = std::unique_ptr<FrameInHand>;
 
 class FrameExecutor {
 public:
@@ -30,9 +32,10 @@ public:
     virtual void begin(size_t share, FrameInHand& in_hand) = 0;
     // One bounded unit of work. True when the frame is finished.
     virtual bool run_unit() = 0;
-    // The message for the next hop, with `header` and `timings` as given.
-    virtual wire::Bytes finish(const wire::FrameHeader& header,
-                               std::span<const wire::HopTiming> timings) = 0;
+    // The message for the next hop, with `header` and `timings` as given, in place of what `bytes`
+    // held.
+    virtual void finish(const wire::FrameHeader& header,
+                        std::span<const wire::HopTiming> timings, wire::Bytes& bytes) = 0;
     virtual void abandon() = 0;
     // The router's state is gone: its slots are empty.
     virtual void forget(size_t share) = 0;

@@ -49,7 +49,7 @@ struct RouterSession {
     wire::Welcome welcome;
     Generation fenced_through = 0;
     std::map<Generation, InstalledRoute> routes;
-    std::deque<FrameInHand> queue;   // accepted, in arrival order, for either role
+    std::vector<FramePtr> queue;     // accepted, in arrival order, for either role
     uint64_t sequence = 0;           // of our control messages
     uint64_t heard_sequence = 0;
     TimeUs heard_at = 0;

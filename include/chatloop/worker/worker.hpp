@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "chatloop/bus/message_pool.hpp"
 #include "chatloop/bus/outbox.hpp"
 #include "chatloop/core/clock.hpp"
 #include "chatloop/wire/codec.hpp"
@@ -61,7 +62,7 @@ private:
     // A role and the frame that it is at.
     struct RoleState {
         FrameExecutor* executor = nullptr;
-        std::optional<FrameInHand> current;
+        FramePtr current;
         size_t share = 0;
         bool unit_finished_frame = false;
         size_t next_session = 0;  // whose frame is started next
@@ -78,6 +79,8 @@ private:
     void report_ready(RouterSession& session, Generation generation, InstalledRoute& route);
 
     void accept(Message bytes, uint64_t arrival, TimeUs now);
+    FramePtr spare_frame();
+    void keep_spare(FramePtr frame);
     void refuse(RouterSession& session, const wire::FrameHeader& header, FrameNumber expected,
                 wire::GapReason reason);
     void forward(RoleState& role, TimeUs now);
@@ -96,6 +99,8 @@ private:
     std::deque<RouterSession> sessions_;  // one per router; never grows after construction
     LinkId next_link_ = 1;
     uint64_t next_arrival_ = 1;
+    MessagePool messages_;           // frames that go on
+    std::vector<FramePtr> spares_;   // frames that are done: their memory is for the next ones
     wire::WorkerState state_ = wire::WorkerState::kLoading;
     TimeUs drain_until_ = kNever;
     bool finished_ = false;

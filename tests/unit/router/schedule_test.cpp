@@ -60,16 +60,17 @@ TEST_CASE("streams that started apart on one stage share a frame, one at a time"
     CHECK(h.all_done(3));
 }
 
-TEST_CASE("with two stages the streams are two even micro-batches, whenever they came") {
+TEST_CASE("with two stages the streams are two even micro-batches of two rows at least") {
     Lane h(2);
     h.submit("a", 3, 60);
     h.answer_some(3);
-    CHECK(h.in_flight() == 1);  // a stream alone has one row
-    h.submit("b", 3, 60);
-    h.answer_some(4);
-    CHECK(h.in_flight() == 2);
-    CHECK(h.newest(2) == Shapes{{1}, {1}});
-    for (const char* id : {"c", "d", "e"}) h.submit(id, 3, 60);
+    for (const char* id : {"b", "c"}) {
+        h.submit(id, 3, 60);
+        h.answer_some(4);
+        CHECK(h.in_flight() == 1);
+    }
+    CHECK(h.newest(1) == Shapes{{1, 1, 1}});
+    for (const char* id : {"d", "e"}) h.submit(id, 3, 60);
     h.answer_some(10);
     for (int i = 0; i < 10; ++i) {
         CHECK(h.in_flight() == 2);
@@ -116,6 +117,18 @@ TEST_CASE("a newcomer's prompt rides with the running streams: none waits for a 
     }
     CHECK(h.newest(1) == Shapes{{1, 1, 1}});
     CHECK(h.all_done(3));
+}
+
+TEST_CASE("a prompt keeps every stage at work, also beside a single running stream") {
+    Lane h(2);
+    h.submit("a", 1, 30);
+    h.answer_some(4);
+    h.submit("long", 250, 2);
+    CHECK(h.in_flight() == 2);
+    CHECK(h.newest(1) == Shapes{{100}});
+    h.answer_next();
+    CHECK(h.newest(2) == Shapes{{100}, {1, 100}});
+    CHECK(h.all_done(2));
 }
 
 TEST_CASE("frames_in_flight sets the number of frames and so their size") {

@@ -45,7 +45,9 @@ inline wire::Bytes run_frame(FrameExecutor& executor, FrameInHand& in_hand, uint
     header.type = type;
     header.hop = static_cast<uint8_t>(header.hop + 1);
     const std::vector<wire::HopTiming> timings{{1, 2}};
-    return executor.finish(header, timings);
+    wire::Bytes bytes;
+    executor.finish(header, timings, bytes);
+    return bytes;
 }
 
 }  // namespace chatloop::test

@@ -38,8 +38,8 @@ public:
         trace_->append(std::to_string(in_hand_->frame.header.number));
         return --units_left_ == 0;
     }
-    wire::Bytes finish(const wire::FrameHeader& header,
-                       std::span<const wire::HopTiming> timings) override {
+    void finish(const wire::FrameHeader& header, std::span<const wire::HopTiming> timings,
+                wire::Bytes& bytes) override {
         const wire::DataFrame& frame = in_hand_->frame;
         in_hand_ = nullptr;
         if (header.type == wire::kFrameResult) {
@@ -48,15 +48,13 @@ public:
             result.timings.assign(timings.begin(), timings.end());
             for (const wire::Item& item : frame.items)
                 result.items.push_back({item.slot, item.admission, wire::ItemError::kNone, {}});
-            return wire::encode_result(result);
+            return wire::encode_result(result, bytes);
         }
         size_t at = 0;
-        wire::Bytes bytes = wire::encode_frame(header, timings, frame.items, frame.dtype,
-                                               frame.rows,
-                                               frame.width, &at);
+        wire::encode_frame(header, timings, frame.items, frame.dtype, frame.rows, frame.width,
+                           bytes, &at);
         std::memcpy(bytes.data() + at, frame.payload.data(), frame.payload.size());
         wire::seal_frame(bytes);
-        return bytes;
     }
     void abandon() override {
         REQUIRE(in_hand_ != nullptr);
