@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernel/avx2/tree8.hpp"
+
 namespace chatloop::kernel::avx2 {
 
 struct Lanes {
@@ -68,20 +70,8 @@ struct Lanes {
                 select_half(_mm256_add_epi32(index, _mm256_set1_epi32(8)), first, end, yes.hi,
                             no.hi)};
     }
-    static float sum(F a) {
-        const __m256 by8 = _mm256_add_ps(a.lo, a.hi);
-        const __m128 by4 =
-            _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
-        const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
-        return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
-    }
-    static float maximum(F a) {
-        const __m256 by8 = _mm256_max_ps(a.lo, a.hi);
-        const __m128 by4 =
-            _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
-        const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
-        return _mm_cvtss_f32(_mm_max_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
-    }
+    static float sum(F a) { return sum8(_mm256_add_ps(a.lo, a.hi)); }
+    static float maximum(F a) { return maximum8(_mm256_max_ps(a.lo, a.hi)); }
 
     static I set1_int(int32_t x) {
         const __m256i all = _mm256_set1_epi32(x);
@@ -131,20 +121,8 @@ struct Lanes {
     static I max_int(I a, I b) {
         return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)};
     }
-    static int32_t sum_int(I a) {
-        const __m256i by8 = _mm256_add_epi32(a.lo, a.hi);
-        const __m128i by4 =
-            _mm_add_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
-        const __m128i by2 = _mm_add_epi32(by4, _mm_shuffle_epi32(by4, 0x4e));
-        return _mm_cvtsi128_si32(_mm_add_epi32(by2, _mm_shuffle_epi32(by2, 0xb1)));
-    }
-    static int32_t maximum_int(I a) {
-        const __m256i by8 = _mm256_max_epi32(a.lo, a.hi);
-        const __m128i by4 =
-            _mm_max_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
-        const __m128i by2 = _mm_max_epi32(by4, _mm_shuffle_epi32(by4, 0x4e));
-        return _mm_cvtsi128_si32(_mm_max_epi32(by2, _mm_shuffle_epi32(by2, 0xb1)));
-    }
+    static int32_t sum_int(I a) { return sum8_int(_mm256_add_epi32(a.lo, a.hi)); }
+    static int32_t maximum_int(I a) { return maximum8_int(_mm256_max_epi32(a.lo, a.hi)); }
 
 private:
     static __m128i load128(const void* p) {

@@ -5,22 +5,14 @@
 
 #include <immintrin.h>
 
+#include "kernel/lanes/row_tile.hpp"
+
 namespace chatloop::kernel::avx2 {
 
 namespace {
 
 constexpr int32_t kHalfRows = kPanelRows / 2;
 constexpr int32_t kPrefetchBytes = 2048;  // ahead in a weight stream that is read once
-
-// The activations of some rows of one tile: group g of row r is number g * stride + r.
-struct Rows {
-    const int8_t* q;
-    const float* d;
-    const int32_t* sum;
-    const float* sa;
-    int32_t stride;
-    int32_t groups;
-};
 
 __m256i load(const void* p) {
     return _mm256_load_si256(static_cast<const __m256i*>(p));
@@ -62,7 +54,7 @@ __m256i nibble_sum(const __m256i (&w)[8], const int8_t* q) {
 
 template <int kRows, bool kMinimum>
 void q4_half(float* y, int64_t y_stride, const uint8_t* values, const uint16_t* scales,
-             const Rows& x, int32_t n) {
+             const lanes::RowTile& x, int32_t n) {
     constexpr int32_t kScaleStride = kMinimum ? 2 * kPanelRows : kPanelRows;
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256 acc[kRows];
@@ -104,7 +96,7 @@ void q4_half(float* y, int64_t y_stride, const uint8_t* values, const uint16_t* 
 // products are within 2 * 128 * 127, so they cannot saturate.
 template <int kRows>
 void q8_half(float* y, int64_t y_stride, const int8_t* values, const uint16_t* scales,
-             const Rows& x, int32_t n) {
+             const lanes::RowTile& x, int32_t n) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[kRows];
     for (auto& lanes : acc) {
@@ -145,7 +137,7 @@ struct Q8 {
     static constexpr int64_t kGroupScales = kPanelRows;
     template <int kRows>
     static void half(float* y, int64_t y_stride, const uint8_t* values, const uint16_t* scales,
-                     const Rows& x, int32_t n) {
+                     const lanes::RowTile& x, int32_t n) {
         q8_half<kRows>(y, y_stride, reinterpret_cast<const int8_t*>(values), scales, x, n);
     }
 };
@@ -156,7 +148,7 @@ struct Q4 {
     static constexpr int64_t kGroupScales = kMinimum ? 2 * kPanelRows : kPanelRows;
     template <int kRows>
     static void half(float* y, int64_t y_stride, const uint8_t* values, const uint16_t* scales,
-                     const Rows& x, int32_t n) {
+                     const lanes::RowTile& x, int32_t n) {
         q4_half<kRows, kMinimum>(y, y_stride, values, scales, x, n);
     }
 };
@@ -167,9 +159,7 @@ void panel_rows(float* y, int64_t y_stride, const Matrix& w, const Activations& 
                 int32_t row) {
     const int32_t groups = w.k / kGroup;
     const int64_t group_first = int64_t{panel} * groups;
-    const int64_t at = quantized_group(x.rows, groups, row, 0);
-    const auto stride = static_cast<int32_t>(quantized_group(x.rows, groups, row, 1) - at);
-    const Rows rows = {x.q + at * kGroup, x.d + at, x.sum + at, x.sa + at, stride, groups};
+    const lanes::RowTile rows = lanes::row_tile(x, row);
     const auto* values = static_cast<const uint8_t*>(w.values) + group_first * Format::kGroupBytes;
     const uint16_t* scales = w.scales + group_first * Format::kGroupScales;
     for (int32_t half = 0; half < 2; ++half) {

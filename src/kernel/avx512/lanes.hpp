@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "kernel/avx2/tree8.hpp"
+
 namespace chatloop::kernel::avx512 {
 
 struct Lanes {
@@ -51,20 +53,8 @@ struct Lanes {
         return {_mm512_mask_blend_ps(
             static_cast<__mmask16>(lanes_below(end) & ~lanes_below(first)), no.v, yes.v)};
     }
-    static float sum(F a) {
-        const __m256 by8 = _mm256_add_ps(low_half(a), high_half(a));
-        const __m128 by4 =
-            _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
-        const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
-        return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
-    }
-    static float maximum(F a) {
-        const __m256 by8 = _mm256_max_ps(low_half(a), high_half(a));
-        const __m128 by4 =
-            _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
-        const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
-        return _mm_cvtss_f32(_mm_max_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
-    }
+    static float sum(F a) { return avx2::sum8(_mm256_add_ps(low_half(a), high_half(a))); }
+    static float maximum(F a) { return avx2::maximum8(_mm256_max_ps(low_half(a), high_half(a))); }
 
     static I set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
     static I load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
@@ -88,15 +78,12 @@ struct Lanes {
         return {_mm512_srli_epi32(a.v, kBits)};
     }
     static I max_int(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
-    static int32_t sum_int(I a) {  // g++'s _mm512_reduce_add_epi32 adds as int, which may overflow
-        const __m256i by8 =
-            _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti32x8_epi32(a.v, 1));
-        const __m128i by4 =
-            _mm_add_epi32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
-        const __m128i by2 = _mm_add_epi32(by4, _mm_shuffle_epi32(by4, 0x4e));
-        return _mm_cvtsi128_si32(_mm_add_epi32(by2, _mm_shuffle_epi32(by2, 0xb1)));
+    static int32_t sum_int(I a) {
+        return avx2::sum8_int(_mm256_add_epi32(low_half(a), high_half(a)));
     }
-    static int32_t maximum_int(I a) { return _mm512_reduce_max_epi32(a.v); }
+    static int32_t maximum_int(I a) {
+        return avx2::maximum8_int(_mm256_max_epi32(low_half(a), high_half(a)));
+    }
 
 private:
     static __m128i load128(const void* p) {
@@ -107,6 +94,8 @@ private:
     }
     static __m256 low_half(F a) { return _mm512_castps512_ps256(a.v); }
     static __m256 high_half(F a) { return _mm512_extractf32x8_ps(a.v, 1); }
+    static __m256i low_half(I a) { return _mm512_castsi512_si256(a.v); }
+    static __m256i high_half(I a) { return _mm512_extracti32x8_epi32(a.v, 1); }
     // A bit for each lane below `end`.
     static uint32_t lanes_below(int32_t end) {
         return end <= 0 ? 0u : end >= 16 ? 0xffffu : (1u << end) - 1;

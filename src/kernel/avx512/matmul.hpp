@@ -7,6 +7,7 @@
 
 #include "kernel/avx512/lanes.hpp"
 #include "kernel/lanes/elementwise.hpp"
+#include "kernel/lanes/row_tile.hpp"
 #include "kernel/lanes/unrolled.hpp"
 
 namespace chatloop::kernel::avx512 {
@@ -63,19 +64,9 @@ struct Format {
     }
 };
 
-// The activations of some rows of one tile: group g of row r is number g * stride + r.
-struct Rows {
-    const int8_t* q;
-    const float* d;
-    const int32_t* sum;
-    const float* sa;
-    int32_t stride;
-    int32_t groups;
-};
-
 template <class Dot, WeightType kType, int kRows>
 void panel_tile(float* y, int64_t y_stride, const uint8_t* values, const uint16_t* scales,
-                const Rows& x, int32_t n) {
+                const lanes::RowTile& x, int32_t n) {
     using F = Format<kType>;
     __m512 acc[kRows];
     lanes::unrolled<kRows>(CHATLOOP_BODY(r) { acc[r] = _mm512_setzero_ps(); });
@@ -150,11 +141,8 @@ private:
         if (end - row < kRows) {
             return row;
         }
-        const int32_t groups = x_.k / kGroup;
-        const int64_t at = quantized_group(x_.rows, groups, row, 0);
-        const auto stride = static_cast<int32_t>(quantized_group(x_.rows, groups, row, 1) - at);
-        const Rows rows = {x_.q + at * kGroup, x_.d + at, x_.sum + at, x_.sa + at, stride, groups};
-        panel_tile<Dot, kType, kRows>(y_ + row * y_stride_, y_stride_, values_, scales_, rows, n_);
+        panel_tile<Dot, kType, kRows>(y_ + row * y_stride_, y_stride_, values_, scales_,
+                                      lanes::row_tile(x_, row), n_);
         return row + kRows;
     }
 

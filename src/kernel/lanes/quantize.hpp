@@ -1,4 +1,4 @@
-// Rule 1, rule 4's embedding row and rule 7's writes, over the op set V.
+// Rule 1 and rule 4's embedding row, over the op set V.
 #pragma once
 
 #include "kernel/lanes/elementwise.hpp"
@@ -138,80 +138,6 @@ void embed(float* out, const EmbeddingTable& table, int32_t id) {
         }
         const bool f16 = table.type == WeightType::kF16;
         store_n<V>(out + k, f16 ? V::load_f16(part) : V::load_bf16(part), n);
-    }
-}
-
-template <class V>
-typename V::F clamp_to_f16(const float* x) {
-    return V::min(V::set1(65504.0f), V::max(V::set1(-65504.0f), V::load(x)));
-}
-
-// 32 dims as int8; gives their scale (f16 bits).
-template <class V>
-uint16_t quantize_kv(int8_t (&q)[kGroup], const float* x) {
-    const auto x0 = clamp_to_f16<V>(x), x1 = clamp_to_f16<V>(x + kLanes);
-    const int32_t bits = V::maximum_int(V::max_int(abs_bits<V>(x0), abs_bits<V>(x1)));
-    uint16_t scales[kLanes];
-    V::store_f16(scales, V::set1(__builtin_bit_cast(float, bits) / 127.0f));
-    const auto d = V::load_f16(scales);
-    if ((scales[0] & 0x7fff) == 0 || (scales[0] & 0x7fff) > 0x7c00) {
-        V::store_i8(q, V::set1_int(0));
-        V::store_i8(q + kLanes, V::set1_int(0));
-        return scales[0];
-    }
-    const auto low = V::set1(-127.0f), high = V::set1(127.0f);
-    V::store_i8(q, V::round(V::min(high, V::max(low, V::div(x0, d)))));
-    V::store_i8(q + kLanes, V::round(V::min(high, V::max(low, V::div(x1, d)))));
-    return scales[0];
-}
-
-template <class V>
-void store_kv_int8(uint8_t* block, int32_t head_dim, int32_t offset, const float* k,
-                   const float* v) {
-    const int32_t groups = head_dim / kGroup;
-    auto* k_q = reinterpret_cast<int8_t*>(block);
-    auto* k_scales = reinterpret_cast<uint16_t*>(k_q + kBlockPositions * head_dim);
-    auto* v_q = reinterpret_cast<int8_t*>(k_scales + kBlockPositions * groups);
-    auto* v_scales = reinterpret_cast<uint16_t*>(v_q + kBlockPositions * head_dim);
-    for (int32_t g = 0; g < groups; ++g) {
-        int8_t q[kGroup];
-        k_scales[g * kBlockPositions + offset] = quantize_kv<V>(q, k + g * kGroup);
-        for (int32_t i = 0; i < kGroup; ++i) {
-            k_q[(g * kGroup + i) * kBlockPositions + offset] = q[i];
-        }
-        v_scales[offset * groups + g] = quantize_kv<V>(q, v + g * kGroup);
-        __builtin_memcpy(v_q + offset * head_dim + g * kGroup, q, sizeof(q));
-    }
-}
-
-template <class V>
-void store_kv_f16(uint8_t* block, int32_t head_dim, int32_t offset, const float* k,
-                  const float* v) {
-    auto* k_block = reinterpret_cast<uint16_t*>(block);
-    uint16_t* v_row = k_block + (kBlockPositions + offset) * head_dim;
-    for (int32_t d = 0; d < head_dim; d += kLanes) {
-        uint16_t column[kLanes];
-        V::store_f16(column, clamp_to_f16<V>(k + d));
-        for (int32_t i = 0; i < kLanes; ++i) {
-            k_block[(d + i) * kBlockPositions + offset] = column[i];
-        }
-        V::store_f16(v_row + d, clamp_to_f16<V>(v + d));
-    }
-}
-
-template <class V>
-void store_kv(const KvLayer& kv, uint32_t block, int32_t offset, const float* k, const float* v) {
-    CL_ASSERT(offset >= 0 && offset < kBlockPositions);
-    const bool int8 = kv.type == KvType::kInt8;
-    CL_ASSERT(kv.head_dim % (int8 ? kGroup : kLanes) == 0);
-    uint8_t* head = kv.base + block * kv.block_stride;
-    for (int32_t h = 0; h < kv.n_kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
-        if (int8) {
-            store_kv_int8<V>(head, kv.head_dim, offset, k, v);
-        } else {
-            store_kv_f16<V>(head, kv.head_dim, offset, k, v);
-        }
-        head += kv_head_bytes(kv.type, kv.head_dim);
     }
 }
 

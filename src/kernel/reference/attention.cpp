@@ -37,12 +37,11 @@ private:
         if (type_ == KvType::kF16) {
             return f32_from_f16(reinterpret_cast<const uint16_t*>(part)[i]);
         }
-        const float scale = f32_from_f16(scales(part)[s]);
-        return static_cast<float>(reinterpret_cast<const int8_t*>(part)[i]) * scale;
+        const auto* scales = reinterpret_cast<const uint16_t*>(part + scales_at());
+        return static_cast<float>(reinterpret_cast<const int8_t*>(part)[i]) *
+               f32_from_f16(scales[s]);
     }
-    const uint16_t* scales(const uint8_t* part) const {
-        return reinterpret_cast<const uint16_t*>(part + kBlockPositions * head_dim_);
-    }
+    int64_t scales_at() const { return int64_t{kBlockPositions} * head_dim_; }  // in a part
     void store_value(uint8_t* part, int32_t i, int32_t s, float x, float amax);
 
     KvType type_;
@@ -65,7 +64,7 @@ void Block::store_value(uint8_t* part, int32_t i, int32_t s, float x, float amax
         q = clamp(std::nearbyint(kept / d), -127.0f, 127.0f);
     }
     reinterpret_cast<int8_t*>(part)[i] = static_cast<int8_t>(q);
-    const_cast<uint16_t*>(scales(part))[s] = scale;
+    reinterpret_cast<uint16_t*>(part + scales_at())[s] = scale;
 }
 
 float amax_of(const float* x) {
