@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -147,6 +148,8 @@ private:
     Result<std::vector<uint32_t>> encode_prompt(const wire::Parameters& parameters) const;
     Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
+    Status check_sampling(const Sequence& sequence) const;
+    Status in_vocabulary(uint32_t id) const;
     Status accept(Sequence& sequence);
     uint64_t draw_seed();
 
@@ -162,10 +165,12 @@ private:
     uint32_t frames_max(const Route& route, const Ready& ready) const;
     uint32_t frame_rows_max() const;
     std::vector<Planned> compose(const Route& route, Ready ready) const;
-    bool dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan, TimeUs now);
-    wire::Item make_item(Sequence& sequence, uint32_t rows) const;
+    bool dispatch(const Route& route, Lane& lane, std::span<const Planned> plan, TimeUs now);
+    std::vector<wire::Item> make_items(std::span<const Planned> plan) const;
+    wire::Item make_item(const Sequence& sequence, uint32_t rows) const;
     std::string make_sample(const Sequence& sequence, uint32_t position, uint32_t rows,
                             std::vector<uint32_t>& outputs) const;
+    std::vector<uint32_t> masked_ids(const Sequence& sequence, uint32_t index) const;
 
     // Egress.
     void apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now);
@@ -174,6 +179,7 @@ private:
                  const wire::ResultItem& item) const;
     void commit(Sequence& sequence, const wire::Output& output, TimeUs now);
     std::optional<wire::Done> stop_rule(const Sequence& sequence, uint32_t token) const;
+    StopText::Step push_text(Sequence& sequence, std::string text) const;
     void send_piece(Sequence& sequence, const wire::Output& output, std::string text);
     void send_rest(Sequence& sequence);
     void finish(Sequence& sequence, wire::Done done, TimeUs now);
