@@ -38,7 +38,7 @@ struct Options {
     std::string weights = "mmap";
     std::string kv_cache_dtype = "f16";
     bool poison_kv = false;
-    uint32_t prefill_rows = 64;
+    uint32_t prefill_rows = 256;
     uint32_t max_batch_size = 32;
 };
 

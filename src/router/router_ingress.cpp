@@ -100,7 +100,7 @@ void Router::run_unit(TimeUs now) {
         done.emplace().finish_reason = "length";
     }
     if (done) return finish(sequence, std::move(*done), now);
-    waiting_.push_back(sequence.id);
+    enqueue(sequence, now);
     schedule(now);
 }
 
