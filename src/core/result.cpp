@@ -10,6 +10,8 @@ std::string_view error_name(ErrorCode code) {
         case ErrorCode::kUnknownModel: return "unknown_model";
         case ErrorCode::kDuplicateId: return "duplicate_id";
         case ErrorCode::kQueueFull: return "queue_full";
+        case ErrorCode::kQueueTimeout: return "queue_timeout";
+        case ErrorCode::kDeadlineExceeded: return "deadline_exceeded";
         case ErrorCode::kNoRoute: return "no_route";
         case ErrorCode::kWorkerLost: return "worker_lost";
         case ErrorCode::kNonFinite: return "non_finite";
@@ -28,6 +30,7 @@ std::string_view error_name(ErrorCode code) {
 bool error_retryable(ErrorCode code) {
     switch (code) {
         case ErrorCode::kQueueFull:
+        case ErrorCode::kQueueTimeout:
         case ErrorCode::kNoRoute:
         case ErrorCode::kWorkerLost:
         case ErrorCode::kDraining: return true;

@@ -82,7 +82,7 @@ void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now) {
         slots = std::min(slots, share.slots);
         blocks = std::min(blocks, share.blocks);
     }
-    route.kv = std::make_shared<KvBlocks>(slots, blocks);
+    route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint);
     route.link = next_link_++;
     Route& installed = routes_.emplace(route.generation, std::move(route)).first->second;
     outbox_.open_link(installed.link, workers_.at(hops[0]).hello.endpoint);

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
-#include "chatloop/router/preemption.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -83,12 +82,12 @@ double Router::queued_us(const Route& route, const Lane& lane, const Sequence& s
         const uint32_t tokens = other.tokens_max - std::min(other.tokens_max, other.committed());
         us += other.rows_left() * row_us + std::min(tokens, kTokensAhead) * token_us;
     }
-    const uint32_t held = prefix_of(route, sequence).size() * kBlockRows;
-    return us + (sequence.ids.size() - held) * row_us;
+    const size_t held = size_t{prefix_of(route, sequence).size()} * kBlockRows;
+    return us + static_cast<double>(sequence.ids.size() - held) * row_us;
 }
 
 // The blocks of the prefix cache that the sequence may begin with.
-std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& sequence) const {
+Prefix Router::prefix_of(const Route& route, const Sequence& sequence) const {
     if (!config_.prefix_cache || sequence.wants_prompt_logprobs()) return {};
     return route.kv->find_prefix(sequence.ids);
 }
@@ -114,14 +113,14 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     Lane& lane = lanes_.at(route.generation);
     const uint64_t rows_max = uint64_t{sequence.prompt_count} + sequence.tokens_max;
     const uint64_t rows = std::min(rows_max, sequence.ids.size() + config_.kv_headroom_tokens);
-    const std::vector<BlockId> prefix = prefix_of(route, sequence);
+    const Prefix prefix = prefix_of(route, sequence);
     if (!route.kv->can_place(prefix, blocks_for(rows),
                              static_cast<uint32_t>(lane.sequences.size())))
         return false;
     sequence.placement = place(route.kv, last_admission_ + 1, blocks_for(rows), prefix);
     ++last_admission_;
     sequence.generation = route.generation;
-    sequence.rows_sent = static_cast<uint32_t>(prefix.size()) * kBlockRows;
+    sequence.rows_sent = prefix.size() * kBlockRows;
     sequence.last_frame = 0;
     sequence.blocks_sent = 0;
     sequence.lacks_block = sequence.gives_way = false;
@@ -135,22 +134,35 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     return true;
 }
 
+std::vector<RunningSequence> Router::running_on(const Lane& lane) const {
+    std::vector<RunningSequence> running;
+    for (const SequenceId id : lane.sequences) {
+        const Sequence& sequence = *sequences_.at(id);
+        running.push_back({id, sequence.client, sequence.parameters.priority,
+                           sequence.placement->admission});
+    }
+    return running;
+}
+
+bool Router::somebody_gives_way(const Lane& lane) const {
+    return std::any_of(lane.sequences.begin(), lane.sequences.end(),
+                       [&](SequenceId id) { return sequences_.at(id)->gives_way; });
+}
+
 // There is no room for the next in line: a client with fewer sequences than its share of the places
 // has a claim on one of those that another client holds beyond its own.
 void Router::make_room(const Sequence& waiting, TimeUs now) {
     for (auto& [generation, lane] : lanes_) {
-        const Route* route = cluster_.find_route(generation);
-        if (route == nullptr || !route->up || route->draining) continue;
+        if (somebody_gives_way(lane)) return;
         const std::optional<SequenceId> victim =
-            beyond_share(running_on(lane), sequences_max(*route),
-                         {waiting.id, waiting.client, waiting.parameters.priority, 0});
+            beyond_share(running_on(lane), waiting.client, waiting.parameters.priority);
         if (victim) return give_way(*sequences_.at(*victim), now);
     }
 }
 
 // Blocks for the rows that are to be computed next. Where there are none, the least important gives
 // way; the one that needs them waits.
-void Router::grow_blocks(const Route& route, Lane& lane, TimeUs now) {
+void Router::grow_blocks(Lane& lane, TimeUs now) {
     for (size_t i = 0; i < lane.sequences.size(); ++i) {
         Sequence& sequence = *sequences_.at(lane.sequences[i]);
         if (sequence.rows_left() == 0 || sequence.gives_way) continue;
@@ -158,6 +170,7 @@ void Router::grow_blocks(const Route& route, Lane& lane, TimeUs now) {
         const auto held = static_cast<uint32_t>(sequence.placement->blocks.size());
         sequence.lacks_block = needed > held && !sequence.placement->grow(needed - held);
         if (!sequence.lacks_block) continue;
+        if (somebody_gives_way(lane)) continue;
         const std::optional<SequenceId> victim = least_important(running_on(lane));
         if (!victim) continue;
         const size_t count = lane.sequences.size();
@@ -196,6 +209,18 @@ TimeUs Router::queue_end(const Sequence& sequence) const {
 
 TimeUs Router::route_wait_end(const Sequence& sequence) const {
     return std::max(sequence.queued_at, without_route_since_) + config_.route_wait_us;
+}
+
+// Those that were to give way and have nothing in flight any more.
+void Router::preempt_idle(Generation generation, TimeUs now) {
+    const auto lane = lanes_.find(generation);
+    if (lane == lanes_.end()) return;
+    const std::vector<SequenceId> running = lane->second.sequences;
+    for (const SequenceId id : running) {
+        Sequence& sequence = *sequences_.at(id);
+        if (sequence.gives_way && sequence.last_frame <= lane->second.answered)
+            preempt(sequence, now);
+    }
 }
 
 // The next moment at which the sequence may have to end.

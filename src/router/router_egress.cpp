@@ -48,6 +48,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     }
     for (size_t i = 0; i < sent.items.size(); ++i) apply(sent.items[i], result.items[i], now);
     sent.items.clear();  // what ended has its slot and blocks back before others are admitted
+    preempt_idle(header->generation, now);
     schedule(now);
 }
 
@@ -88,7 +89,7 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
         return fail(sequence, {ErrorCode::kInternal, "the sampler answered what was not asked"});
     }
     if (config_.prefix_cache)
-        sent.placement->kv->publish(*sent.placement, sequence.ids, sent.position + sent.rows);
+        sent.placement->publish(sequence.ids, sent.position + sent.rows);
     wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
     const wire::Output* sampled = nullptr;
     for (const wire::Output& output : item.outputs) {

@@ -24,7 +24,7 @@ FrameShape decode_shape(uint32_t rows, uint64_t context) { return {rows, context
 
 void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
     for (;;) {
-        grow_blocks(route, lane, now);
+        grow_blocks(lane, now);
         Ready ready = ready_rows(lane);
         if (lane.in_flight.size() >= frames_max(route, lane, ready)) return;
         if (waits_for_company(route, lane, ready, now)) return;

@@ -8,6 +8,7 @@ namespace chatloop::sim {
 namespace {
 
 constexpr uint32_t kBlocks = 24;
+constexpr uint32_t kBlocksLeast = 4;  // the longest request fits
 constexpr uint64_t kStepsMax = 2'000'000;
 
 }  // namespace
@@ -39,13 +40,18 @@ void World::build(uint64_t seed) {
     config.router.max_batch_size = 1 + random_.below(8);
     config.router.prefill_rows = 1 + random_.below(80);
     config.router.frames_in_flight = random_.one_in(2) ? 0 : 1 + random_.below(5);
+    config.router.prefill_slice_us = 1 + random_.below(30'000);
+    config.router.batching_window_us = random_.below(3) * kMillisecondUs;
+    config.router.max_sequences = random_.below(6);
+    config.router.kv_headroom_tokens = random_.below(70);
+    config.router.prefix_cache = !random_.one_in(5);
     config.head = &head_;
     config.kernels = kernel::find_kernels("reference", kernel::cpu_features());
     config.hosted_sampler = random_.one_in(2);
     config.share.frames = 2 + random_.below(6);
     config.share.bytes = uint64_t{1 + random_.below(6)} << 20;
     config.share.slots = 1 + random_.below(6);
-    config.share.blocks = kBlocks;
+    config.share.blocks = random_.one_in(2) ? kBlocks : kBlocksLeast + random_.below(4);
     config.blocks_per_slot = 8;
     cluster_ = std::make_unique<LocalCluster>(config, text_, [](char, const std::string&,
                                                                 const std::string&) {});
@@ -84,6 +90,10 @@ SimRequest World::make_request(uint32_t index) {
     wire::Parameters& p = request.submit.parameters;
     std::vector<uint32_t> prompt(1 + random_.below(random_.one_in(3) ? 180 : 30));
     for (uint32_t& id : prompt) id = 1 + random_.below(kVocab - 2);
+    if (random_.one_in(2))  // prompts that begin alike, up to somewhere
+        for (uint32_t i = 0; i < std::min<size_t>(prompt.size(), 1 + random_.below(200)); ++i)
+            prompt[i] = 1 + i % 50;
+    p.priority = static_cast<int32_t>(random_.below(3)) - 1;
     p.prompt = prompt;
     p.max_tokens = random_.one_in(8) ? 0 : 1 + random_.below(40);
     p.seed = random_.next();

@@ -20,6 +20,8 @@ enum class ErrorCode : uint8_t {
     kUnknownModel,     // the request names another model than the one served
     kDuplicateId,      // a request of that id is already running for this client
     kQueueFull,        // more waiting requests than max_queue_size
+    kQueueTimeout,     // no place within the router's queue_timeout_ms
+    kDeadlineExceeded, // the request's deadline_ms is over
     kNoRoute,          // no complete set of workers within the waiting bound
     kWorkerLost,       // a worker of the route died or restarted
     kNonFinite,        // the model produced a logit that is not finite
@@ -42,6 +44,7 @@ bool error_retryable(ErrorCode code);
 struct Error {
     ErrorCode code = ErrorCode::kInternal;
     std::string message;  // one line: the cause, and the cure where there is one
+    uint32_t retry_after_ms = 0;  // when it pays to ask again; 0: not known
 };
 
 template <class T>

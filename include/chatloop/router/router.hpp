@@ -25,6 +25,7 @@
 #include "chatloop/router/cluster.hpp"
 #include "chatloop/router/cost_model.hpp"
 #include "chatloop/router/histogram.hpp"
+#include "chatloop/router/preemption.hpp"
 #include "chatloop/router/sequence.hpp"
 #include "chatloop/text/text.hpp"
 #include "chatloop/wire/codec.hpp"
@@ -192,13 +193,16 @@ private:
     double queued_us(const Route& route, const Lane& lane, const Sequence& sequence) const;
     uint32_t sequences_max(const Route& route) const;
     Status fit_to_route(Sequence& sequence, const Route& route) const;
-    std::vector<BlockId> prefix_of(const Route& route, const Sequence& sequence) const;
+    Prefix prefix_of(const Route& route, const Sequence& sequence) const;
+    std::vector<RunningSequence> running_on(const Lane& lane) const;
+    bool somebody_gives_way(const Lane& lane) const;
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
     void enqueue(Sequence& sequence, TimeUs now);
     void make_room(const Sequence& waiting, TimeUs now);
-    void grow_blocks(const Route& route, Lane& lane, TimeUs now);
+    void grow_blocks(Lane& lane, TimeUs now);
     void give_way(Sequence& sequence, TimeUs now);
     void preempt(Sequence& sequence, TimeUs now);
+    void preempt_idle(Generation generation, TimeUs now);
     void expire(TimeUs now);
     void set_timeout(Sequence& sequence);
     TimeUs queue_end(const Sequence& sequence) const;

@@ -16,8 +16,6 @@
 
 namespace chatloop {
 
-using SequenceId = uint64_t;  // of this router
-
 struct Sequence {
     SequenceId id = 0;
     std::string client;  // routing id on the front
@@ -43,6 +41,7 @@ struct Sequence {
     uint32_t prompt_entries_sent = 0;
 
     TimeUs arrived_at = 0;
+    TimeUs queued_at = 0;            // the last time
     TimeUs admitted_at = 0;
     TimeUs first_token_at = 0;
     TimeUs last_token_at = 0;

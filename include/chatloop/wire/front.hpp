@@ -38,6 +38,8 @@ struct Parameters {
     std::optional<uint32_t> logprobs;
     std::optional<uint32_t> prompt_logprobs;
     bool ignore_eos = false;
+    int32_t priority = 0;  // the higher first
+    std::optional<uint32_t> deadline_ms;  // from its arrival
     bool operator==(const Parameters&) const = default;
 };
 
