@@ -88,11 +88,12 @@ SimRequest World::make_request(uint32_t index) {
     SimRequest request;
     request.submit.request_id = "r" + std::to_string(index);
     wire::Parameters& p = request.submit.parameters;
-    std::vector<uint32_t> prompt(1 + random_.below(random_.one_in(3) ? 180 : 30));
+    std::vector<uint32_t> prompt(1 + random_.below(random_.one_in(2) ? 180 : 30));
     for (uint32_t& id : prompt) id = 1 + random_.below(kVocab - 2);
-    if (random_.one_in(2))  // prompts that begin alike, up to somewhere
-        for (uint32_t i = 0; i < std::min<size_t>(prompt.size(), 1 + random_.below(200)); ++i)
-            prompt[i] = 1 + i % 50;
+    if (random_.one_in(2)) {  // prompts that begin alike, up to somewhere
+        const size_t alike = std::min<size_t>(prompt.size(), 60 + random_.below(120));
+        for (uint32_t i = 0; i < alike; ++i) prompt[i] = 1 + i % 50;
+    }
     p.priority = static_cast<int32_t>(random_.below(3)) - 1;
     p.prompt = prompt;
     p.max_tokens = random_.one_in(8) ? 0 : 1 + random_.below(40);
@@ -223,6 +224,8 @@ void World::run() {
         cluster_->tick(now_);
         if (!draining && all_ended()) {
             draining = true;
+            for (const auto& [generation, route] : cluster_->router().cluster().routes())
+                pools_.push_back(route.kv);
             cluster_->router().drain(now_);
             for (size_t i = 0; i < cluster_->workers(); ++i) cluster_->worker(i).drain(now_);
         }
@@ -256,6 +259,9 @@ std::string World::check() const {
     }
     const Router& router = cluster_->router();
     if (router.running() != 0 || router.waiting() != 0) return "the router still holds requests";
+    for (const auto& pool : pools_)
+        if (pool->free_blocks() != pool->block_count() || pool->free_slots() != pool->slot_count())
+            return "a slot or block did not return to its pool";
     if (router.counters().results_bad != 0) return "a RESULT was bad";
     if (router.counters().routes_down != 0) return "a route went down without a fault";
     for (size_t i = 0; i < cluster_->workers(); ++i) {
