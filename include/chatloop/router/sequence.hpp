@@ -16,8 +16,6 @@
 
 namespace chatloop {
 
-using SequenceId = uint64_t;  // of this router
-
 struct Sequence {
     SequenceId id = 0;
     std::string client;  // routing id on the front
