@@ -6,96 +6,138 @@
 
 namespace chatloop {
 
-AdmissionQueue::ClientQueue& AdmissionQueue::client_of(const Entry& entry) {
-    Class& of = classes_[entry.priority];
-    const auto [client, is_new] = of.clients.try_emplace(entry.client);
-    if (is_new) {
-        of.turns.push_back(entry.client);
-        // Whoever is alone has its turn at once.
-        if (of.turns.size() == 1) client->second.deficit = kQuantum;
-    }
-    return client->second;
+std::list<AdmissionQueue::Client>::iterator AdmissionQueue::find(Class& among,
+                                                                const std::string& client) {
+    return std::find_if(among.round.begin(), among.round.end(),
+                        [&](const Client& other) { return other.name == client; });
 }
 
-void AdmissionQueue::push(Entry entry) {
-    CL_ASSERT(!contains(entry.id));
-    client_of(entry).waiting.push_back(entry.id);
-    cost_ += entry.cost;
-    entries_.emplace(entry.id, std::move(entry));
+// A client that comes with its first sequence stands at the end of the round.
+AdmissionQueue::Client& AdmissionQueue::enter(Waiting sequence) {
+    Class& among = classes_[sequence.priority];
+    auto client = find(among, sequence.client);
+    if (client == among.round.end())
+        client = among.round.insert(client, Client{sequence.client, {}, 0});
+    cost_ += sequence.cost;
+    const SequenceId id = sequence.id;
+    const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
+    CL_ASSERT(is_new);
+    return *client;
 }
 
-void AdmissionQueue::push_front(Entry entry) {
-    CL_ASSERT(!contains(entry.id));
-    client_of(entry).waiting.push_front(entry.id);
-    cost_ += entry.cost;
-    entries_.emplace(entry.id, std::move(entry));
+void AdmissionQueue::push(Waiting sequence) {
+    const SequenceId id = sequence.id;
+    enter(std::move(sequence)).waiting.push_back(id);
 }
 
-// Tokens that the client lacks for its first request; not positive when it may have it.
-int64_t AdmissionQueue::missing(const Class& of, const std::string& client) const {
-    const ClientQueue& queue = of.clients.at(client);
-    const Entry& first = entries_.at(queue.waiting.front());
-    return static_cast<int64_t>(first.cost) - queue.deficit;
-}
-
-void AdmissionQueue::next_turn(Class& of) {
-    of.turns.push_back(std::move(of.turns.front()));
-    of.turns.pop_front();
-    of.clients.at(of.turns.front()).deficit += kQuantum;
+void AdmissionQueue::push_front(Waiting sequence) {
+    const SequenceId id = sequence.id;
+    sequence.cost = 0;
+    enter(std::move(sequence)).waiting.push_front(id);
 }
 
 std::optional<SequenceId> AdmissionQueue::next() {
     if (classes_.empty()) return std::nullopt;
-    Class& of = classes_.begin()->second;
-    if (missing(of, of.turns.front()) > 0) {
-        // Rounds in which nobody could have anything are given at once.
-        int64_t rounds = INT64_MAX;
-        for (const std::string& client : of.turns) {
-            const int64_t lacks = std::max<int64_t>(0, missing(of, client));
-            rounds = std::min(rounds, (lacks + kQuantum - 1) / kQuantum);
-        }
-        for (auto& [client, queue] : of.clients)
-            queue.deficit += std::max<int64_t>(0, rounds - 1) * kQuantum;
-        while (missing(of, of.turns.front()) > 0) next_turn(of);
-    }
-    return of.clients.at(of.turns.front()).waiting.front();
+    Class& among = classes_.begin()->second;
+    pass_turns(among);
+    return among.round.front().waiting.front();
 }
 
-void AdmissionQueue::take_out(const Entry& entry) {
-    const auto of = classes_.find(entry.priority);
-    const auto client = of->second.clients.find(entry.client);
-    std::erase(client->second.waiting, entry.id);
-    cost_ -= entry.cost;
-    if (client->second.waiting.empty()) {  // what it did not use is lost
-        const bool had_turn = of->second.turns.front() == entry.client;
-        std::erase(of->second.turns, entry.client);
-        of->second.clients.erase(client);
-        if (of->second.clients.empty()) classes_.erase(of);
-        else if (had_turn) of->second.clients.at(of->second.turns.front()).deficit += kQuantum;
+std::vector<const Waiting*> AdmissionQueue::heads() const {
+    std::vector<const Waiting*> heads;
+    if (classes_.empty()) return heads;
+    for (const Client& client : classes_.begin()->second.round)
+        heads.push_back(&sequences_.at(client.waiting.front()));
+    return heads;
+}
+
+// Tokens that its first sequence costs beyond what it has saved.
+int64_t AdmissionQueue::missing(const Client& client) const {
+    return static_cast<int64_t>(sequences_.at(client.waiting.front()).cost) - client.saved;
+}
+
+// Whole rounds in which nobody can pay pass at once.
+void AdmissionQueue::pass_turns(Class& among) const {
+    std::list<Client>& round = among.round;
+    if (among.has_turn) {
+        const Client& first = round.front();
+        if (missing(first) <= 0 || first.waiting.front() == among.promoted) return;
+        round.splice(round.end(), round, round.begin());
     }
-    entries_.erase(entry.id);
+    const auto turns = [this](const Client& client) {
+        return std::max<int64_t>(1, (missing(client) + kQuantumTokens - 1) / kQuantumTokens);
+    };
+    auto winner = round.begin();
+    int64_t turns_min = turns(*winner);
+    for (auto client = std::next(winner); client != round.end(); ++client) {
+        if (const int64_t needed = turns(*client); needed < turns_min) {
+            winner = client;
+            turns_min = needed;
+        }
+    }
+    for (auto client = round.begin(); client != winner; ++client) client->saved += kQuantumTokens;
+    winner->saved += kQuantumTokens;
+    for (Client& client : round) client.saved += (turns_min - 1) * kQuantumTokens;
+    round.splice(round.end(), round, round.begin(), winner);
+    among.has_turn = true;
+    among.promoted = 0;
+}
+
+void AdmissionQueue::promote(SequenceId id) {
+    const Waiting& sequence = sequences_.at(id);
+    Class& among = class_of(sequence);
+    const auto client = find(among, sequence.client);
+    CL_ASSERT(client->waiting.front() == id);
+    if (client != among.round.begin()) {
+        // The one whose turn it was has it afterwards.
+        if (among.has_turn) among.round.front().saved -= kQuantumTokens;
+        among.round.splice(among.round.begin(), among.round, client);
+        among.has_turn = false;
+    }
+    if (!among.has_turn) client->saved += kQuantumTokens;
+    among.has_turn = true;
+    among.promoted = id;
+}
+
+void AdmissionQueue::remove(SequenceId id, bool is_charged) {
+    const auto sequence = sequences_.find(id);
+    Class& among = class_of(sequence->second);
+    const auto client = find(among, sequence->second.client);
+    const bool is_first = client == among.round.begin();
+    const uint64_t cost = sequence->second.cost;
+    std::erase(client->waiting, id);
+    if (among.promoted == id) among.promoted = 0;
+    cost_ -= cost;
+    if (is_charged) client->saved -= static_cast<int64_t>(cost);
+    if (client->waiting.empty()) {
+        among.round.erase(client);
+        if (is_first) among.has_turn = false;
+    }
+    if (among.round.empty()) classes_.erase(sequence->second.priority);
+    sequences_.erase(sequence);
 }
 
 void AdmissionQueue::admit(SequenceId id) {
-    const Entry entry = entries_.at(id);
-    classes_.at(entry.priority).clients.at(entry.client).deficit -=
-        static_cast<int64_t>(entry.cost);
-    take_out(entry);
+    CL_ASSERT(sequences_.contains(id));
+    remove(id, true);
 }
 
-void AdmissionQueue::erase(SequenceId id) {
-    if (const auto found = entries_.find(id); found != entries_.end()) {
-        const Entry entry = found->second;
-        take_out(entry);
-    }
+bool AdmissionQueue::erase(SequenceId id) {
+    if (!sequences_.contains(id)) return false;
+    remove(id, false);
+    return true;
 }
 
 void AdmissionQueue::refund(const std::string& client, int32_t priority, uint64_t tokens) {
-    const auto of = classes_.find(priority);
-    if (of == classes_.end()) return;
-    const auto queue = of->second.clients.find(client);
-    if (queue != of->second.clients.end())
-        queue->second.deficit += static_cast<int64_t>(tokens);
+    const auto among = classes_.find(priority);
+    if (among == classes_.end()) return;
+    const auto found = find(among->second, client);
+    if (found != among->second.round.end()) found->saved += static_cast<int64_t>(tokens);
+}
+
+std::optional<SequenceId> AdmissionQueue::oldest() const {
+    if (sequences_.empty()) return std::nullopt;
+    return sequences_.begin()->first;
 }
 
 }  // namespace chatloop

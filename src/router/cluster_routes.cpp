@@ -97,7 +97,7 @@ void Cluster::send_route(WorkerPeer& worker, const Route& route) {
     wire::Route message;
     message.generation = route.generation;
     message.fences_through = route.generation - 1;  // a worker is on one route of a router at most
-    message.slots = static_cast<uint32_t>(route.kv->free_slots());
+    message.slots = route.kv->slot_count();
     message.blocks = route.kv->block_count();
     for (size_t hop = 0; hop < route.hops.size(); ++hop) {
         if (route.hops[hop] != worker.incarnation) continue;

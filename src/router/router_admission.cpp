@@ -35,14 +35,15 @@ void Router::admit(TimeUs now) {
     while (const std::optional<SequenceId> next = queue_.next()) {
         Sequence& sequence = *sequences_.at(*next);
         const Route* route = choose_route(sequence);
-        if (route == nullptr) return make_room(sequence, now);
+        if (route == nullptr) return make_room(now);
         const Status fits = fit_to_route(sequence, *route);
         if (!fits) {
             fail(sequence, fits.error());
             continue;
         }
-        if (!admit_one(sequence, *route, now)) return make_room(sequence, now);
+        if (!admit_one(sequence, *route, now)) return make_room(now);
         queue_.admit(sequence.id);
+        settle_claim(sequence.id);
         set_timeout(sequence);
     }
 }
@@ -82,12 +83,12 @@ double Router::queued_us(const Route& route, const Lane& lane, const Sequence& s
         const uint32_t tokens = other.tokens_max - std::min(other.tokens_max, other.committed());
         us += other.rows_left() * row_us + std::min(tokens, kTokensAhead) * token_us;
     }
-    const size_t held = size_t{prefix_of(route, sequence).size()} * kBlockRows;
+    const size_t held = prefix_of(route, sequence).size() * kBlockRows;
     return us + static_cast<double>(sequence.ids.size() - held) * row_us;
 }
 
 // The blocks of the prefix cache that the sequence may begin with.
-Prefix Router::prefix_of(const Route& route, const Sequence& sequence) const {
+std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& sequence) const {
     if (!config_.prefix_cache || sequence.wants_prompt_logprobs()) return {};
     return route.kv->find_prefix(sequence.ids);
 }
@@ -113,14 +114,14 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     Lane& lane = lanes_.at(route.generation);
     const uint64_t rows_max = uint64_t{sequence.prompt_count} + sequence.tokens_max;
     const uint64_t rows = std::min(rows_max, sequence.ids.size() + config_.kv_headroom_tokens);
-    const Prefix prefix = prefix_of(route, sequence);
+    const std::vector<BlockId> prefix = prefix_of(route, sequence);
     if (!route.kv->can_place(prefix, blocks_for(rows),
                              static_cast<uint32_t>(lane.sequences.size())))
         return false;
     sequence.placement = place(route.kv, last_admission_ + 1, blocks_for(rows), prefix);
     ++last_admission_;
     sequence.generation = route.generation;
-    sequence.rows_sent = prefix.size() * kBlockRows;
+    sequence.rows_sent = static_cast<uint32_t>(prefix.size()) * kBlockRows;
     sequence.last_frame = 0;
     sequence.blocks_sent = 0;
     sequence.lacks_block = sequence.gives_way = false;
@@ -134,8 +135,8 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     return true;
 }
 
-std::vector<RunningSequence> Router::running_on(const Lane& lane) const {
-    std::vector<RunningSequence> running;
+std::vector<Running> Router::running_on(const Lane& lane) const {
+    std::vector<Running> running;
     for (const SequenceId id : lane.sequences) {
         const Sequence& sequence = *sequences_.at(id);
         running.push_back({id, sequence.client, sequence.parameters.priority,
@@ -149,15 +150,27 @@ bool Router::somebody_gives_way(const Lane& lane) const {
                        [&](SequenceId id) { return sequences_.at(id)->gives_way; });
 }
 
-// There is no room for the next in line: a client with fewer sequences than its share of the places
-// has a claim on one of those that another client holds beyond its own.
-void Router::make_room(const Sequence& waiting, TimeUs now) {
-    for (auto& [generation, lane] : lanes_) {
+// There is no room for the next in line: a client with fewer sequences than its share has a claim
+// on one that another client holds beyond its own.
+void Router::make_room(TimeUs now) {
+    std::vector<Running> running;
+    for (const auto& [generation, lane] : lanes_) {
         if (somebody_gives_way(lane)) return;
-        const std::optional<SequenceId> victim =
-            beyond_share(running_on(lane), waiting.client, waiting.parameters.priority);
-        if (victim) return give_way(*sequences_.at(*victim), now);
+        const std::vector<Running> of_lane = running_on(lane);
+        running.insert(running.end(), of_lane.begin(), of_lane.end());
     }
+    claim_ = beyond_share(running, static_cast<uint32_t>(running.size()), queue_.heads());
+    if (!claim_) return;
+    queue_.promote(claim_->claimant);
+    give_way(*sequences_.at(claim_->victim), now);
+}
+
+// Who claimed a place has one, or left: nobody needs to give way for it any more.
+void Router::settle_claim(SequenceId id) {
+    if (!claim_ || claim_->claimant != id) return;
+    const auto victim = sequences_.find(claim_->victim);
+    if (victim != sequences_.end()) victim->second->gives_way = false;
+    claim_.reset();
 }
 
 // Blocks for the rows that are to be computed next. Where there are none, the least important gives

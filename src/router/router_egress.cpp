@@ -89,7 +89,7 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
         return fail(sequence, {ErrorCode::kInternal, "the sampler answered what was not asked"});
     }
     if (config_.prefix_cache)
-        sent.placement->publish(sequence.ids, sent.position + sent.rows);
+        sent.placement->kv->publish(*sent.placement, sequence.ids, sent.position + sent.rows);
     wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
     const wire::Output* sampled = nullptr;
     for (const wire::Output& output : item.outputs) {
@@ -247,6 +247,7 @@ void Router::forget(Sequence& sequence) {
     if (const auto lane = lanes_.find(sequence.generation); lane != lanes_.end())
         std::erase(lane->second.sequences, id);
     queue_.erase(id);
+    settle_claim(id);
     if (sequence.admitted_at != 0) {  // it was charged for all that it might have generated
         const uint32_t asked = sequence.tokens_max;
         queue_.refund(sequence.client, sequence.parameters.priority,

@@ -1,4 +1,5 @@
-// Who gives way (docs/scheduling.md, "KV blocks"). Pure functions over what runs on a route.
+// Which running sequence gives way (docs/scheduling.md, "KV blocks"). Neither rule ever names the
+// oldest sequence of the highest priority, so somebody always finishes.
 #pragma once
 
 #include <cstdint>
@@ -7,24 +8,34 @@
 #include <string_view>
 
 #include "chatloop/core/ids.hpp"
+#include "chatloop/router/admission_queue.hpp"
 
 namespace chatloop {
 
-struct RunningSequence {
+struct Running {
     SequenceId id = 0;
     std::string_view client;
     int32_t priority = 0;
-    Admission admission = 0;  // rises with every admission
+    Admission admission = 0;  // ascends
 };
 
-// When blocks are short: the lowest priority, of it the latest. Null when only one runs, so the
-// oldest of the highest priority always goes on.
-std::optional<SequenceId> least_important(std::span<const RunningSequence> running);
+// Blocks are short: the lowest priority, the latest of it. None when only one runs.
+std::optional<SequenceId> least_important(std::span<const Running> running);
 
-// When places are short, as many as run now: null, or a sequence of a client that holds more than
-// an even share of them, to make room for a client that holds less. Of the one with the most, the
-// latest of its lowest priority, which is not above that of the one that waits.
-std::optional<SequenceId> beyond_share(std::span<const RunningSequence> running,
-                                       std::string_view waiting_client, int32_t waiting_priority);
+// A place for `claimant`, of a client with fewer sequences than its share, is to be had from
+// `victim`, of a client with more.
+struct Claim {
+    SequenceId claimant = 0;
+    SequenceId victim = 0;
+};
+
+// All places are taken. A client's share is places / clients that run or wait, rounded down, but at
+// least one. `waiting` has the first sequence of each client in the order of their turns; the first
+// that may claim does. The victim is the least important one of the client with the most, and never
+// of a higher priority than the claimant. The answer stays until a sequence comes or goes. A client
+// that gave is not below its share then, nor the one that got above it: no place goes back and
+// forth.
+std::optional<Claim> beyond_share(std::span<const Running> running, uint32_t places,
+                                  std::span<const Waiting* const> waiting);
 
 }  // namespace chatloop

@@ -193,12 +193,13 @@ private:
     double queued_us(const Route& route, const Lane& lane, const Sequence& sequence) const;
     uint32_t sequences_max(const Route& route) const;
     Status fit_to_route(Sequence& sequence, const Route& route) const;
-    Prefix prefix_of(const Route& route, const Sequence& sequence) const;
-    std::vector<RunningSequence> running_on(const Lane& lane) const;
+    std::vector<BlockId> prefix_of(const Route& route, const Sequence& sequence) const;
+    std::vector<Running> running_on(const Lane& lane) const;
     bool somebody_gives_way(const Lane& lane) const;
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
     void enqueue(Sequence& sequence, TimeUs now);
-    void make_room(const Sequence& waiting, TimeUs now);
+    void make_room(TimeUs now);
+    void settle_claim(SequenceId id);
     void grow_blocks(Lane& lane, TimeUs now);
     void give_way(Sequence& sequence, TimeUs now);
     void preempt(Sequence& sequence, TimeUs now);
@@ -274,6 +275,7 @@ private:
     std::map<std::string, Client> clients_;
     std::deque<SequenceId> text_jobs_;
     AdmissionQueue queue_;
+    std::optional<Claim> claim_;  // somebody gives way for it
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     std::map<Admission, SequenceId> by_admission_;
     std::map<SequenceId, wire::Progress> resumes_;  // until their text job
