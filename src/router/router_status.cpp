@@ -59,13 +59,15 @@ wire::RouteStatus Router::route_status(const Route& route) const {
     status.counters = {{"kv_blocks", kv.block_count()},
                        {"kv_held", kv.block_count() - kv.free_blocks()},
                        {"kv_cached", kv.cached_blocks()},
+                       {"kv_hits", kv.hits()},
                        {"kv_evictions", kv.evictions()}};
     if (lane == nullptr) return status;
     status.running = static_cast<uint32_t>(lane->sequences.size());
     const TimeUs working = lane->in_flight.empty() ? 0 : ticked_at_ - lane->busy_since;
     uint32_t credit_frames = 0;
     for (const Incarnation incarnation : route.workers)
-        credit_frames = std::max(credit_frames, cluster_.workers().at(incarnation).credit.frames_out());
+        credit_frames = std::max(credit_frames,
+                                 cluster_.workers().at(incarnation).credit.frames_out());
     for (wire::Counter counter : std::initializer_list<wire::Counter>{
              {"frames", lane->frames},
              {"work_us", static_cast<uint64_t>(lane->work_us + std::max<TimeUs>(0, working))},

@@ -30,9 +30,9 @@ private:
     double sum_ = 0.0;
 };
 
-inline constexpr double kLatencyBoundsMs[] = {1,   2,   5,    10,   15,   20,   30,   40,    50,
-                                              75,  100, 150,  200,  300,  400,  500,  750,   1000,
-                                              1500, 2000, 3000, 5000, 7500, 10000, 20000, 30000, 60000};
+inline constexpr double kLatencyBoundsMs[] = {
+    1,   2,   5,   10,  15,   20,   30,   40,   50,   75,    100,   150,   200,  300,
+    400, 500, 750, 1000, 1500, 2000, 3000, 5000, 7500, 10000, 20000, 30000, 60000};
 inline constexpr double kRowsBounds[] = {1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256};
 
 }  // namespace chatloop

@@ -150,7 +150,7 @@ private:
         std::vector<SequenceId> sequences;  // in order of admission
         RouteCost cost;
         TimeUs hold_until = kNever;         // a frame waits for company (waits_for_company)
-        // For STATUS: the time with frames in flight, and by hop the time that a frame was computed.
+        // For STATUS: the time with frames in flight, and by hop the time spent computing.
         TimeUs work_us = 0;
         TimeUs busy_since = 0;
         std::vector<uint64_t> busy_us;

@@ -30,8 +30,9 @@ TEST_CASE("what may succeed later is retryable, what is wrong with the request i
     for (uint8_t code = 0; code <= kLastCode; ++code)
         if (error_retryable(static_cast<ErrorCode>(code)))
             retryable.insert(static_cast<ErrorCode>(code));
-    CHECK(retryable == std::set<ErrorCode>{ErrorCode::kQueueFull, ErrorCode::kNoRoute,
-                                           ErrorCode::kWorkerLost, ErrorCode::kDraining});
+    CHECK(retryable == std::set<ErrorCode>{ErrorCode::kQueueFull, ErrorCode::kQueueTimeout,
+                                           ErrorCode::kNoRoute, ErrorCode::kWorkerLost,
+                                           ErrorCode::kDraining});
 }
 
 TEST_CASE("a Result is its value or its error") {
