@@ -106,12 +106,17 @@ def peers(endpoint: str, count: int = 1, connect_timeout_s: float = 5.0) -> Iter
             peer.close()
 
 
+def nothing_due(_: float) -> None:
+    """A load that has begun."""
+
+
 def serve_all(
     clients: Sequence[Peer],
-    start_due: Callable[[float], float | None],
+    start_due: Callable[[float], float | None] = nothing_due,
     timeout_s: float = 600.0,
+    until: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Serves until nothing runs and nothing is to come.
+    """Serves until nothing runs and nothing is to come, or `until()`, which messages may change.
 
     start_due: starts what is due at that time, and tells when it wants the next call at the
     latest; None: when a request has ended. timeout_s: the longest wait for any message.
@@ -123,7 +128,7 @@ def serve_all(
     while True:
         now_s = time.monotonic()
         due_s = start_due(now_s)
-        if due_s is None and not any(peer.running for peer in clients):
+        if until() or (due_s is None and not any(peer.running for peer in clients)):
             return
         if any([peer.serve() for peer in clients]):
             heard_s = now_s
