@@ -48,4 +48,5 @@ def hop_times(status: dict[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
         busy_us: dict[str, int] = {}
         for hop in route.get("hops", []):
             busy_us[hop["worker"]] = busy_us.get(hop["worker"], 0) + hop["busy_us"]
-        yield from ((name, (busy, route["work_us"])) for name, busy in busy_us.items())
+        work_us = route["counters"].get("work_us", 0)
+        yield from ((name, (busy, work_us)) for name, busy in busy_us.items())

@@ -34,7 +34,7 @@ def test_a_stall_that_is_not_over_shows():
 def test_busy_times_of_a_process_are_those_of_its_hops():
     hops = [{"worker": "stage-0", "busy_us": 5}, {"worker": "stage-1", "busy_us": 7},
             {"worker": "stage-1", "busy_us": 2}]
-    assert dict(hop_times({"routes": [{"work_us": 20, "hops": hops}]})) == {
+    assert dict(hop_times({"routes": [{"counters": {"work_us": 20}, "hops": hops}]})) == {
         "stage-0": (5, 20), "stage-1": (9, 20)}
     assert dict(hop_times({})) == {}
 
