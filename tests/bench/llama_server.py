@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class LlamaServer:
         if outcome.error is None and not outcome.output_tokens:
             outcome.error = "the stream ended early"
 
-    async def _events(self, body: bytes) -> AsyncIterator[bytes]:
+    async def _events(self, body: bytes) -> AsyncGenerator[bytes, None]:
         """What is behind `data: ` in each event. The server sends an event as one chunk."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port,
                                                        limit=LINE_BYTES_MAX)
