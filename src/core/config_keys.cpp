@@ -77,7 +77,7 @@ constexpr std::array kSettings = {
             "decode rows per frame"),
     integer("batching.prefill_rows", "--prefill-rows", kRouterRole, 1,
             kFrameRowsMax - kFrameItemsMax, "256", "prompt rows per frame, whatever they cost"),
-    number("batching.prefill_slice_ms", "--prefill-slice-ms", kRouterRole, 1, 10'000, "25",
+    number("batching.prefill_slice_ms", "--prefill-slice-ms", kRouterRole, 1, 10'000, "20",
            "time of a frame with prompt rows, on its slowest stage"),
     integer("batching.frames_in_flight", "--frames-in-flight", kRouterRole, 0, kShareFramesMax, "0",
             "frames at once on a route, 0: one for each stage"),

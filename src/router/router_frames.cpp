@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint32_t kMicroBatchRowsMin = 2;
 constexpr uint32_t kTileRows = 16;          // of the kernels' matrix products
+constexpr uint32_t kPrefillRowsMin = 4;     // whatever they cost: a prompt always goes on
 constexpr double kDecodeStretchMax = 2.0;   // what a prompt may add to the time of a decode frame
 constexpr double kWeightsStretchMax = 4.0;  // a prompt alone, against a pass over the weights
 constexpr double kMoreFramesGain = 1.05;    // what a frame more has to be better by
@@ -172,8 +173,8 @@ void Router::add_prefill(const Lane& lane, Ready& ready, FrameShape shape, uint3
         take(prefill[i], std::min(prefill[i]->rows_left(), left));
 }
 
-// The most rows that keep the frame within the slice; whole tiles where that costs rows only, and a
-// tile at least.
+// The most rows that keep the frame within the slice, but a few at least; all rows of the frame are
+// whole tiles where they are more than one.
 uint32_t Router::rows_within(const Lane& lane, const Sequence& sequence, const FrameShape& base,
                              uint32_t rows_free, double slice) const {
     const auto fits = [&](uint32_t rows) {
@@ -189,7 +190,7 @@ uint32_t Router::rows_within(const Lane& lane, const Sequence& sequence, const F
     }
     const uint32_t whole = (base.rows + low) / kTileRows * kTileRows;
     if (whole > base.rows) return whole - base.rows;
-    return std::min(rows_free, std::max(low, kTileRows));
+    return std::min(rows_free, std::max(low, kPrefillRowsMin));
 }
 
 }  // namespace chatloop

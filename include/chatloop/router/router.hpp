@@ -42,7 +42,7 @@ struct RouterConfig {
     uint64_t seed = 0;                 // of the seeds that are drawn for clients
     uint32_t max_batch_size = 32;      // decode rows per frame
     uint32_t prefill_rows = 256;       // prefill rows per frame, whatever they cost
-    TimeUs prefill_slice_us = 25 * kMillisecondUs;  // of a frame with prefill rows, on a stage
+    TimeUs prefill_slice_us = 20 * kMillisecondUs;  // of a frame with prefill rows, on a stage
     TimeUs batching_window_us = 2 * kMillisecondUs;
     uint32_t frames_in_flight = 0;     // on a route; 0: by its stages (Router::frames_max)
     uint32_t max_sequences = 0;        // on a route; 0: 4 x max_batch_size
