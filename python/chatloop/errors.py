@@ -22,17 +22,24 @@ class ChatLoopError(Exception):
     message: one line, the cause.
     retryable: the same request may succeed when it is sent again.
     committed: tokens of the answer that were final when it failed.
+    retry_after_ms: when it pays to ask again; None: not known.
     progress: what the client held of the answer then; `resume` continues it. None: nothing.
     """
 
     def __init__(
-        self, code: str, message: str, retryable: bool = False, committed: int = 0
+        self,
+        code: str,
+        message: str,
+        retryable: bool = False,
+        committed: int = 0,
+        retry_after_ms: int | None = None,
     ) -> None:
-        super().__init__(code, message, retryable, committed)
+        super().__init__(code, message, retryable, committed, retry_after_ms)
         self.code = code
         self.message = message
         self.retryable = retryable
         self.committed = committed
+        self.retry_after_ms = retry_after_ms
         self.progress: Progress | None = None
 
     def __str__(self) -> str:

@@ -64,6 +64,12 @@ class Failure:
     message: str
     retryable: bool
     committed: int
+    retry_after_ms: int | None
+
+    def error(self) -> ChatLoopError:
+        return ChatLoopError(
+            self.code, self.message, self.retryable, self.committed, self.retry_after_ms
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +211,9 @@ def _done(request_id: Any, info: Any) -> Done:
     )
 
 
-def _failure(request_id: Any, code: Any, message: Any, retryable: Any, committed: Any) -> Failure:
+def _failure(
+    request_id: Any, code: Any, message: Any, retryable: Any, committed: Any, retry_after_ms: Any
+) -> Failure:
     if not isinstance(retryable, bool):
         raise malformed(f"{retryable!r} where a bool belongs")
     return Failure(
@@ -214,6 +222,7 @@ def _failure(request_id: Any, code: Any, message: Any, retryable: Any, committed
         message=_text(message),
         retryable=retryable,
         committed=_unsigned(committed),
+        retry_after_ms=None if retry_after_ms is None else _unsigned(retry_after_ms),
     )
 
 
@@ -231,7 +240,7 @@ _DECODERS: dict[int, tuple[int, Callable[..., RouterMessage]]] = {
     PIECE: (6, _piece),
     PROMPT_PIECE: (3, _prompt_piece),
     DONE: (2, _done),
-    ERROR: (5, _failure),
+    ERROR: (6, _failure),
     PONG: (2, _pong),
     STATUS: (1, _status),
 }

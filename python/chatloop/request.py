@@ -147,9 +147,7 @@ class Request:
         # The answer to a further attempt of which the router did not need to be told.
         if message.code == "duplicate_id" and self.attempt > 0:
             return
-        self.fail(
-            ChatLoopError(message.code, message.message, message.retryable, message.committed)
-        )
+        self.fail(message.error())
 
     def _on_piece(self, message: protocol.PieceMessage) -> None:
         known = _overlap(self._token_ids, message.index, message.token_ids, "token ids")

@@ -228,15 +228,14 @@ class Session:
 
     def _on_failure(self, failure: protocol.Failure) -> None:
         """An answer to a message that named no request: a query, else what is not accepted."""
-        error = (failure.code, failure.message, failure.retryable)
         if self._replies:
             replies, self._replies = self._replies, []
             for reply in replies:
-                reply.fail(ChatLoopError(*error))
+                reply.fail(failure.error())
             return
         for request in list(self._requests.values()):
             if not request.accepted:
-                request.fail(ChatLoopError(*error))
+                request.fail(failure.error())
                 del self._requests[request.request_id]
 
     def _on_pong(self, pong: protocol.PongMessage, now_s: float) -> None:

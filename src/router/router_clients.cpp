@@ -16,6 +16,7 @@ void Router::reply_error(const std::string& client, std::optional<std::string> r
     failure.message = error.message;
     failure.retryable = error_retryable(error.code);
     failure.committed = committed;
+    if (error.retry_after_ms > 0) failure.retry_after_ms = error.retry_after_ms;
     send(client, failure);
 }
 

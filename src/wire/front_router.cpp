@@ -56,9 +56,10 @@ struct Encoder {
         writer.str("decode_ms").f64(m.decode_ms);
     }
     void operator()(const Failure& m) {
-        begin_front(writer, FrontType::kFailure, 5);
+        begin_front(writer, FrontType::kFailure, 6);
         m.request_id ? writer.str(*m.request_id) : writer.nil();
         writer.str(m.code).sentence(m.message).boolean(m.retryable).number(m.committed);
+        m.retry_after_ms ? writer.number(*m.retry_after_ms) : writer.nil();
     }
     void operator()(const Pong& m) {
         begin_front(writer, FrontType::kPong, 2).number(m.nonce).number(m.router);
@@ -159,6 +160,8 @@ Failure read_failure(Fields& f) {
     m.message = f.next("message").str(kNameBytesMax);
     m.retryable = f.next("retryable").boolean();
     m.committed = f.next("committed").u32();
+    const Value retry_after = f.next("retry_after_ms");
+    if (!retry_after.is_nil()) m.retry_after_ms = retry_after.u32();
     return m;
 }
 
@@ -183,7 +186,7 @@ std::optional<BodyReader> body_reader(uint8_t type) {
             return {{3, [](Fields& f) -> RouterBody { return read_prompt_piece(f); }}};
         case FrontType::kDone: return {{2, [](Fields& f) -> RouterBody { return read_done(f); }}};
         case FrontType::kFailure:
-            return {{5, [](Fields& f) -> RouterBody { return read_failure(f); }}};
+            return {{6, [](Fields& f) -> RouterBody { return read_failure(f); }}};
         case FrontType::kPong: return {{2, [](Fields& f) -> RouterBody { return read_pong(f); }}};
         case FrontType::kStatusReply:
             return {{1, [](Fields& f) -> RouterBody { return read_status(f.next("info")); }}};

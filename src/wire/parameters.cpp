@@ -1,5 +1,7 @@
 // The parameters of a request, where a client's mistakes get an answer that names them.
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 
 #include "chatloop/core/limits.hpp"
 #include "front.hpp"
@@ -7,16 +9,61 @@
 namespace chatloop::wire {
 namespace {
 
-constexpr size_t kParametersMax = 32;  // entries; the page knows 18
+constexpr size_t kParametersMax = 32;  // entries; the page knows 26
 constexpr double kTemperatureMax = 100.0;
+constexpr double kRepetitionPenaltyMax = 10.0;
+constexpr double kPenaltyMax = 2.0;
+constexpr double kBiasMax = 100.0;
 
 const Parameters kDefaults;
 
-// (0, 1], in the f32 that the sampler will see
-float read_share(Value value) {
-    const float share = static_cast<float>(value.loose_real(0.0, 1.0));
-    if (!(share > 0.0f)) value.fail("is not above 0");
-    return share;
+float read_f32(Value value, double low, double high) {
+    return static_cast<float>(value.loose_real(low, high));
+}
+
+// (0, high], in the f32 that the sampler will see
+float read_above_0(Value value, double high) {
+    const float number = read_f32(value, 0.0, high);
+    if (!(number > 0.0f)) value.fail("is not above 0");
+    return number;
+}
+
+uint32_t read_u32(Value value, uint32_t low = 0, uint32_t high = UINT32_MAX) {
+    return static_cast<uint32_t>(value.loose_integer(low, high));
+}
+
+int32_t read_priority(Value value) {
+    const double priority = value.loose_real(-kPriorityMax, kPriorityMax);
+    if (priority != std::trunc(priority)) value.fail("is not an integer");
+    return static_cast<int32_t>(priority);
+}
+
+// An id as a key of a map: a number, or its digits, as JSON has it.
+uint32_t read_id_key(Value key) {
+    if (!key.is_str()) return key.u32();
+    constexpr size_t kDigitsMax = 10;
+    const std::string digits = key.str(kDigitsMax);
+    const char* const end = digits.data() + digits.size();
+    uint32_t id = 0;
+    const auto [stop, error] = std::from_chars(digits.data(), end, id);
+    if (error != std::errc{} || stop != end) key.fail("has a key that is no token id");
+    return id;
+}
+
+std::vector<LogitBias> read_logit_bias(Value value) {
+    std::vector<LogitBias> biases;
+    for (const auto& [key, bias] : value.pairs(kLogitBiasMax)) {
+        const uint32_t id = read_id_key(key);
+        biases.push_back({id, read_f32(bias, -kBiasMax, kBiasMax)});
+    }
+    const auto by_token = [](const LogitBias& a, const LogitBias& b) { return a.token < b.token; };
+    const auto same_token = [](const LogitBias& a, const LogitBias& b) {
+        return a.token == b.token;
+    };
+    std::sort(biases.begin(), biases.end(), by_token);
+    if (std::adjacent_find(biases.begin(), biases.end(), same_token) != biases.end())
+        value.fail("has a repeated key");
+    return biases;
 }
 
 std::vector<Message> read_messages(Value value, Problem& problem) {
@@ -63,7 +110,7 @@ std::vector<std::string> read_stop(Value value) {
 
 std::optional<uint32_t> read_logprobs(Value value) {
     if (value.is_nil()) return std::nullopt;
-    return static_cast<uint32_t>(value.loose_integer(0, kTopLogprobsMax));
+    return read_u32(value, 0, kTopLogprobsMax);
 }
 
 void write_prompt(Writer& writer, const Parameters& parameters) {
@@ -89,7 +136,9 @@ void write_logprobs(Writer& writer, std::string_view key, std::optional<uint32_t
 void write_parameters(Writer& writer, const Parameters& p) {
     const bool has_model = !p.model.empty();
     const bool has_stop = !p.stop.empty();
-    writer.map(12 + has_model + p.seed.has_value() + has_stop);
+    const bool has_bias = !p.logit_bias.empty();
+    writer.map(18 + has_model + p.seed.has_value() + has_stop + has_bias +
+               p.deadline_ms.has_value());
     write_prompt(writer, p);
     if (has_model) writer.str("model").str(p.model);
     writer.str("max_tokens").number(p.max_tokens);
@@ -98,7 +147,15 @@ void write_parameters(Writer& writer, const Parameters& p) {
     writer.str("top_k").number(p.top_k);
     writer.str("min_p").f32(p.min_p);
     writer.str("typical_p").f32(p.typical_p);
+    writer.str("repetition_penalty").f32(p.repetition_penalty);
+    writer.str("presence_penalty").f32(p.presence_penalty);
+    writer.str("frequency_penalty").f32(p.frequency_penalty);
+    if (has_bias) {
+        writer.str("logit_bias").map(p.logit_bias.size());
+        for (const LogitBias& bias : p.logit_bias) writer.number(bias.token).f32(bias.bias);
+    }
     if (p.seed) writer.str("seed").number(*p.seed);
+    writer.str("n").number(p.n).str("min_tokens").number(p.min_tokens);
     if (has_stop) {
         writer.str("stop").array(p.stop.size());
         for (const std::string& text : p.stop) writer.str(text);
@@ -108,6 +165,8 @@ void write_parameters(Writer& writer, const Parameters& p) {
     write_logprobs(writer, "logprobs", p.logprobs);
     write_logprobs(writer, "prompt_logprobs", p.prompt_logprobs);
     writer.str("ignore_eos").boolean(p.ignore_eos);
+    writer.str("priority").signed_number(p.priority);
+    if (p.deadline_ms) writer.str("deadline_ms").number(*p.deadline_ms);
 }
 
 Parameters read_parameters(Value value, Problem& problem) {
@@ -115,25 +174,31 @@ Parameters read_parameters(Value value, Problem& problem) {
     Parameters p = kDefaults;
     read_prompt(entries, p, problem);
     if (auto v = entries.find("model")) p.model = v->str(kNameBytesMax);
-    if (auto v = entries.find("max_tokens")) {
-        p.max_tokens = static_cast<uint32_t>(v->loose_integer(0, UINT32_MAX));
-    }
-    if (auto v = entries.find("temperature")) {
-        p.temperature = static_cast<float>(v->loose_real(0.0, kTemperatureMax));
-    }
-    if (auto v = entries.find("top_p")) p.top_p = read_share(*v);
-    if (auto v = entries.find("top_k")) {
-        p.top_k = static_cast<uint32_t>(v->loose_integer(0, UINT32_MAX));
-    }
-    if (auto v = entries.find("min_p")) p.min_p = static_cast<float>(v->loose_real(0.0, 1.0));
-    if (auto v = entries.find("typical_p")) p.typical_p = read_share(*v);
+    if (auto v = entries.find("max_tokens")) p.max_tokens = read_u32(*v);
+    if (auto v = entries.find("temperature")) p.temperature = read_f32(*v, 0.0, kTemperatureMax);
+    if (auto v = entries.find("top_p")) p.top_p = read_above_0(*v, 1.0);
+    if (auto v = entries.find("top_k")) p.top_k = read_u32(*v);
+    if (auto v = entries.find("min_p")) p.min_p = read_f32(*v, 0.0, 1.0);
+    if (auto v = entries.find("typical_p")) p.typical_p = read_above_0(*v, 1.0);
+    if (auto v = entries.find("repetition_penalty"))
+        p.repetition_penalty = read_above_0(*v, kRepetitionPenaltyMax);
+    if (auto v = entries.find("presence_penalty"))
+        p.presence_penalty = read_f32(*v, -kPenaltyMax, kPenaltyMax);
+    if (auto v = entries.find("frequency_penalty"))
+        p.frequency_penalty = read_f32(*v, -kPenaltyMax, kPenaltyMax);
+    if (auto v = entries.find("logit_bias")) p.logit_bias = read_logit_bias(*v);
     if (auto v = entries.find("seed")) p.seed = v->loose_integer(0, UINT64_MAX);
+    if (auto v = entries.find("n")) p.n = read_u32(*v, 1, kChoicesMax);
+    if (auto v = entries.find("min_tokens")) p.min_tokens = read_u32(*v);
+    if (p.min_tokens > p.max_tokens) problem.fail("min_tokens", "is above max_tokens");
     if (auto v = entries.find("stop")) p.stop = read_stop(*v);
-    if (auto v = entries.find("stop_token_ids")) p.stop_token_ids = v->numbers(kPromptIdsMax);
+    if (auto v = entries.find("stop_token_ids")) p.stop_token_ids = v->numbers(kStopTokenIdsMax);
     if (auto v = entries.find("echo")) p.echo = v->boolean();
     if (auto v = entries.find("logprobs")) p.logprobs = read_logprobs(*v);
     if (auto v = entries.find("prompt_logprobs")) p.prompt_logprobs = read_logprobs(*v);
     if (auto v = entries.find("ignore_eos")) p.ignore_eos = v->boolean();
+    if (auto v = entries.find("priority")) p.priority = read_priority(*v);
+    if (auto v = entries.find("deadline_ms")) p.deadline_ms = read_u32(*v, 1);
     entries.finish();
     return p;
 }

@@ -242,6 +242,18 @@ Entries Value::entries(size_t count_max) const {
     return Entries(readable() ? object_ : nullptr, count_max, name_, *problem_);
 }
 
+std::vector<std::pair<Value, Value>> Value::pairs(size_t count_max) const {
+    std::vector<std::pair<Value, Value>> all;
+    if (!readable()) return all;
+    if (object_->type != msgpack::type::MAP || object_->via.map.size > count_max) {
+        fail("is not a map of at most " + std::to_string(count_max) + " entries");
+        return all;
+    }
+    for (const msgpack::object_kv& pair : object_->via.map)
+        all.emplace_back(Value(&pair.key, name_, *problem_), Value(&pair.val, name_, *problem_));
+    return all;
+}
+
 Fields::Fields(const msgpack::object* object, std::string_view name, Problem& problem)
     : name_(name), problem_(&problem) {
     if (object == nullptr) return;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "chatloop/core/result.hpp"
@@ -79,6 +80,7 @@ public:
     Fields fields(size_t count) const;                      // an array of exactly `count`
     Fields list(size_t count_min, size_t count_max) const;  // its elements bear this name
     Entries entries(size_t count_max) const;                // a map with str keys
+    std::vector<std::pair<Value, Value>> pairs(size_t count_max) const;  // a map with any keys
 
     void fail(std::string_view what) const { problem_->fail(name_, what); }
 

@@ -52,6 +52,11 @@ Writer& Writer::number(uint64_t value) {
     return *this;
 }
 
+Writer& Writer::signed_number(int64_t value) {
+    packer_.pack_int64(value);
+    return *this;
+}
+
 // msgpack-c writes a float of integral value as an integer, which is another type here (and -0 is
 // lost).
 Writer& Writer::f32(float value) {

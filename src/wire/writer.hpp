@@ -23,6 +23,7 @@ public:
     Writer& nil();
     Writer& boolean(bool value);
     Writer& number(uint64_t value);
+    Writer& signed_number(int64_t value);
     Writer& f32(float value);
     Writer& f64(double value);
     Writer& str(std::string_view text);

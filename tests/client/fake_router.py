@@ -105,8 +105,16 @@ class FakeRouter:
         times = {"queue_ms": 0.5, "prefill_ms": 2.0, "decode_ms": 8.25}
         self.send(request_id, DONE, request_id, {**info, "completion_tokens": tokens, **times})
 
-    def error(self, request_id: str, code: str, retryable: bool, committed: int = 0) -> None:
-        self.send(request_id, ERROR, request_id, code, "no luck", retryable, committed)
+    def error(
+        self,
+        request_id: str,
+        code: str,
+        retryable: bool,
+        committed: int = 0,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        body = (request_id, code, "no luck", retryable, committed, retry_after_ms)
+        self.send(request_id, ERROR, *body)
 
     def _run(self) -> None:
         while not self._stopping.is_set() or not self._outgoing.empty():

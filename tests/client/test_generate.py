@@ -133,7 +133,7 @@ def test_an_error_of_the_router_arrives_whole(connect: Connect, retryable: bool)
 
 def test_an_error_without_a_request_ends_what_was_not_accepted(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
-        router.send(message[1], ERROR, None, "malformed", "what?", False, 0)
+        router.send(message[1], ERROR, None, "malformed", "what?", False, 0, None)
 
     with FakeRouter(handler) as router, connect(router.endpoint) as client:
         with pytest.raises(ChatLoopError, match="what?"):

@@ -51,6 +51,20 @@ BAD_PARAMETERS: dict[str, list[tuple[Any, str, str]]] = {
         ({**GOOD, "typical_p": 0.0}, INVALID, "typical_p"),
         ({**GOOD, "stop": ""}, INVALID, "stop"),
         ({**GOOD, "stop": []}, INVALID, "stop"),
+        ({**GOOD, "repetition_penalty": 0}, INVALID, "repetition_penalty"),
+        ({**GOOD, "repetition_penalty": 10.5}, INVALID, "repetition_penalty"),
+        ({**GOOD, "presence_penalty": 2.5}, INVALID, "presence_penalty"),
+        ({**GOOD, "frequency_penalty": -2.5}, INVALID, "frequency_penalty"),
+        ({**GOOD, "logit_bias": {2: 101}}, INVALID, "logit_bias"),
+        ({**GOOD, "n": 0}, INVALID, "n is not an integer from 1 to 16"),
+        ({**GOOD, "n": 17}, INVALID, "n is not an integer from 1 to 16"),
+        ({**GOOD, "max_tokens": 4, "min_tokens": 5}, INVALID, "min_tokens"),
+        ({**GOOD, "priority": 101}, INVALID, "priority"),
+    ],
+    "deadline-over": [
+        ({**GOOD, "deadline_ms": 0}, INVALID, "deadline_ms"),
+        ({**GOOD, "deadline_ms": -1000}, INVALID, "deadline_ms"),
+        ({**GOOD, "deadline_ms": -0.5}, INVALID, "deadline_ms"),
     ],
     "wrong-type": [
         ({"prompt": 5}, INVALID, "prompt"),
@@ -71,6 +85,13 @@ BAD_PARAMETERS: dict[str, list[tuple[Any, str, str]]] = {
         ({**GOOD, "stop_token_ids": "2"}, INVALID, "stop_token_ids"),
         ({**GOOD, "echo": 1}, INVALID, "echo"),
         ({**GOOD, "ignore_eos": "yes"}, INVALID, "ignore_eos"),
+        ({**GOOD, "repetition_penalty": "1"}, INVALID, "repetition_penalty"),
+        ({**GOOD, "logit_bias": [2, 1.0]}, INVALID, "logit_bias"),
+        ({**GOOD, "logit_bias": {"two": 1.0}}, INVALID, "logit_bias"),
+        ({**GOOD, "logit_bias": {2: "1"}}, INVALID, "logit_bias"),
+        ({**GOOD, "n": 1.5}, INVALID, "n"),
+        ({**GOOD, "priority": 0.5}, INVALID, "priority"),
+        ({**GOOD, "deadline_ms": "soon"}, INVALID, "deadline_ms"),
         ([], INVALID, "parameters"),
         (None, INVALID, "parameters"),
     ],
@@ -117,8 +138,14 @@ BAD_PARAMETERS: dict[str, list[tuple[Any, str, str]]] = {
         ({**GOOD, "typical_p": math.nan}, INVALID, "typical_p"),
         ({**GOOD, "max_tokens": math.nan}, INVALID, "max_tokens"),
         ({**GOOD, "seed": math.inf}, INVALID, "seed"),
+        *[({**GOOD, f"{name}_penalty": value}, INVALID, f"{name}_penalty")
+          for name in ("repetition", "presence", "frequency") for value in (math.nan, math.inf)],
+        ({**GOOD, "logit_bias": {2: math.nan}}, INVALID, "logit_bias"),
+        ({**GOOD, "deadline_ms": math.nan}, INVALID, "deadline_ms"),
     ],
-    "stop-strings": [
+    "lists-too-long": [
+        ({**GOOD, "stop_token_ids": [2] * 1025}, INVALID, "stop_token_ids"),
+        ({**GOOD, "logit_bias": {i: 1.0 for i in range(1025)}}, INVALID, "logit_bias"),
         ({**GOOD, "stop": [f"stop {i}" for i in range(10_000)]}, INVALID, "stop"),
         ({**GOOD, "stop": ["a"] * 17}, INVALID, "stop"),
         ({**GOOD, "stop": "a" * 257}, INVALID, "stop"),
@@ -133,9 +160,9 @@ def test_bad_parameters(front, witness, parameters, code, names):
     with rising(witness, {"rejected": 1, f"errors.{code}": 1}):
         answer = front.ask(not_utf8([1, protocol.SUBMIT, "bad", parameters]))
     assert answer[:4] == [1, protocol.ERROR, "bad", code]
-    message, retryable, committed = answer[4:]
+    message, retryable, committed, retry_after_ms = answer[4:]
     assert names in message and len(message) < 400 and "\n" not in message
-    assert (retryable, committed) == (False, 0)
+    assert (retryable, committed, retry_after_ms) == (False, 0, None)
     assert_serves(front)
 
 
@@ -165,7 +192,7 @@ def test_a_duplicate_request_id(front, witness):
 
 
 def assert_error(answer: Any) -> None:
-    version, kind, _, code, message, retryable, committed = answer
+    version, kind, _, code, message, retryable, committed, _ = answer
     assert (version, kind, retryable, committed) == (1, protocol.ERROR, False, 0)
     assert code in ("malformed", INVALID, NOT_UTF8) and message
 

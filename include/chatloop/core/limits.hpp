@@ -17,6 +17,10 @@ inline constexpr uint32_t kWidthMax = 65536;            // floats per residual r
 inline constexpr size_t kSampleBytesMax = 1u << 20;     // one opaque sample element
 inline constexpr uint32_t kItemBlocksMax = 4096;        // new KV blocks named by one item
 inline constexpr uint32_t kTopLogprobsMax = 32;
+inline constexpr uint32_t kLogitBiasMax = 1024;         // ids with a bias in one request
+inline constexpr uint32_t kHistoryIdsMax = 65536;       // different ids that penalties look at
+// Samples of a frame together. One alone fits: 7 bytes an id, 10 a bias, 5 a mask.
+inline constexpr size_t kFrameSampleBytesMax = 640u << 10;
 
 // A worker's share (docs/protocol.md, credit).
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
@@ -41,6 +45,9 @@ inline constexpr uint32_t kMessagesMax = 1024;          // chat messages in one 
 inline constexpr uint32_t kPromptIdsMax = 262144;
 inline constexpr uint32_t kStopStringsMax = 16;
 inline constexpr size_t kStopStringBytesMax = 256;
+inline constexpr uint32_t kStopTokenIdsMax = 1024;      // of one request
+inline constexpr uint32_t kChoicesMax = 16;             // answers to one request
+inline constexpr int32_t kPriorityMax = 100;            // and -100 is the lowest
 inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client

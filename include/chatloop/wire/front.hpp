@@ -20,6 +20,12 @@ struct Message {
     bool operator==(const Message&) const = default;
 };
 
+struct LogitBias {
+    uint32_t token = 0;
+    float bias = 0.0f;
+    bool operator==(const LogitBias&) const = default;
+};
+
 // What a client asked for; ranges are checked by the codec, what depends on the model by the
 // router.
 struct Parameters {
@@ -31,7 +37,13 @@ struct Parameters {
     uint32_t top_k = 0;
     float min_p = 0.0f;
     float typical_p = 1.0f;
+    float repetition_penalty = 1.0f;
+    float presence_penalty = 0.0f;
+    float frequency_penalty = 0.0f;
+    std::vector<LogitBias> logit_bias;  // ids ascending
     std::optional<uint64_t> seed;
+    uint32_t n = 1;
+    uint32_t min_tokens = 0;  // at most max_tokens
     std::vector<std::string> stop;
     std::vector<uint32_t> stop_token_ids;
     bool echo = false;
@@ -141,6 +153,7 @@ struct Failure {
     std::string message;
     bool retryable = false;
     uint32_t committed = 0;
+    std::optional<uint32_t> retry_after_ms;
     bool operator==(const Failure&) const = default;
 };
 

@@ -63,6 +63,12 @@ std::vector<ClientBody> client_examples() {
     text.top_k = 40;
     text.min_p = 0.05f;
     text.typical_p = 0.95f;
+    text.repetition_penalty = 1.1f;
+    text.presence_penalty = -0.5f;
+    text.frequency_penalty = 2.0f;
+    text.logit_bias = {{5, -100.0f}, {70000, 0.25f}};
+    text.n = 3;
+    text.min_tokens = 4;
     text.seed = std::numeric_limits<uint64_t>::max();
     text.stop = {"\n\n", "END"};
     text.stop_token_ids = {2, 3};
@@ -70,6 +76,8 @@ std::vector<ClientBody> client_examples() {
     text.logprobs = 5;
     text.prompt_logprobs = 0;
     text.ignore_eos = true;
+    text.priority = -7;
+    text.deadline_ms = 30'000;
 
     Parameters chat;
     chat.prompt = std::vector<Message>{{"system", "be brief"}, {"user", ""}};
@@ -117,8 +125,9 @@ std::vector<RouterBody> router_examples() {
         by_string,
         by_id,
         by_length,
-        Failure{"r", "worker_lost", "a worker died", true, 12},
-        Failure{{}, "malformed", "what was that", false, 0},
+        Failure{"r", "worker_lost", "a worker died", true, 12, {}},
+        Failure{"r", "queue_full", "too many", true, 0, 1500},
+        Failure{{}, "malformed", "what was that", false, 0, {}},
         Pong{5, 6},
         status,
     };

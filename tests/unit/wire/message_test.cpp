@@ -110,12 +110,18 @@ TEST_CASE("one wrong element makes a control message wrong") {
 
 TEST_CASE("one wrong element makes a client's message wrong") {
     const Expected expected = {
-        {"/3 smaller", "/3/logprobs nil", "/3/prompt_logprobs nil", "/3/seed huge",
+        {"/3 smaller", "/3/frequency_penalty negative", "/3/logit_bias smaller",
+         "/3/logit_bias/5 negative", "/3/logit_bias/70000 negative", "/3/logprobs nil",
+         "/3/presence_penalty negative", "/3/priority negative", "/3/priority number",
+         "/3/prompt_logprobs nil", "/3/seed huge",
          "/3/stop shorter", "/3/stop str", "/3/stop_token_ids shorter"},
-        {"/3 smaller", "/3/logprobs number", "/3/messages shorter", "/3/prompt_logprobs number"},
+        {"/3 smaller", "/3/frequency_penalty negative", "/3/logprobs number",
+         "/3/messages shorter", "/3/presence_penalty negative", "/3/priority negative",
+         "/3/prompt_logprobs number"},
         {},
-        {"/4 smaller", "/4/logprobs number", "/4/prompt_logprobs number", "/4/token_ids shorter",
-         "/5/prompt_ids shorter", "/5/seed huge", "/5/token_ids shorter"},
+        {"/4 smaller", "/4/frequency_penalty negative", "/4/logprobs number",
+         "/4/presence_penalty negative", "/4/priority negative", "/4/prompt_logprobs number",
+         "/4/token_ids shorter", "/5/prompt_ids shorter", "/5/seed huge", "/5/token_ids shorter"},
         {"/2 huge"},
         {},
     };
@@ -144,8 +150,9 @@ TEST_CASE("one wrong element makes a router's message wrong") {
         done({"/3/stop nil", "/3/stop number"}),
         done({"/3/stop nil", "/3/stop str"}),
         done({"/3/stop number", "/3/stop str"}),
-        {"/2 nil"},
-        {"/2 str"},
+        {"/2 nil", "/7 number"},
+        {"/2 nil", "/7 nil"},
+        {"/2 str", "/7 number"},
         {"/2 huge", "/3 huge"},
         {"/2/workers shorter", "/2/workers/0/counters smaller",
          "/2/workers/0/counters/frames_gap huge", "/2/workers/0/counters key unknown",
@@ -173,7 +180,7 @@ TEST_CASE("one wrong element makes a router's message wrong") {
 TEST_CASE("a long sentence is cut between two characters") {
     std::string text(kNameBytesMax - 1, 'a');
     text += "\xc3\xa4";
-    const auto decoded = decode_router(encode_router(Failure{"r", "internal", text, false, 0}));
+    const auto decoded = decode_router(encode_router(Failure{"r", "internal", text, false, 0, {}}));
     REQUIRE(decoded.ok());
     CHECK(std::get<Failure>(*decoded).message == std::string(kNameBytesMax - 1, 'a'));
 }

@@ -1,8 +1,11 @@
 // A client's parameters: defaults, ranges, and errors that name what is wrong.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <functional>
+#include <initializer_list>
 #include <limits>
+#include <map>
 #include <msgpack.hpp>
 
 #include "chatloop/core/limits.hpp"
@@ -86,6 +89,71 @@ TEST_CASE("numbers come as integer or float") {
     CHECK_FALSE(accepts("logprobs", 33));
     CHECK(accepts("prompt_logprobs", msgpack::type::nil_t()));
     CHECK_FALSE(accepts("echo", 1));
+}
+
+TEST_CASE("penalties are finite and within their usual ranges") {
+    const auto accepts_all = [](const char* key, std::initializer_list<double> values) {
+        return std::all_of(values.begin(), values.end(),
+                           [&](double value) { return accepts(key, value); });
+    };
+    const auto accepts_any = [](const char* key, std::initializer_list<double> values) {
+        return std::any_of(values.begin(), values.end(),
+                           [&](double value) { return accepts(key, value); });
+    };
+    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+    constexpr double kInf = std::numeric_limits<double>::infinity();
+    CHECK(accepts_all("repetition_penalty", {1e-30, 0.5, 1, 10}));
+    CHECK_FALSE(accepts_any("repetition_penalty", {0, -1, 1e-60, 10.01, kNan, kInf, -kInf}));
+    for (const char* key : {"presence_penalty", "frequency_penalty"}) {
+        CAPTURE(key);
+        CHECK(accepts_all(key, {-2, -0.25, 0, 2}));
+        CHECK_FALSE(accepts_any(key, {-2.01, 2.01, kNan, kInf, -kInf}));
+    }
+    CHECK(accepts_all("priority", {-100, -1, 0, 100}));
+    CHECK_FALSE(accepts_any("priority", {-101, 101, 0.5, kNan}));
+    CHECK(accepts("priority", -100));
+}
+
+TEST_CASE("logit_bias is a map of ids, as numbers or digits, each once") {
+    const auto bias = [](auto key, double value) {
+        return accepts("logit_bias", std::map<decltype(key), double>{{key, value}});
+    };
+    CHECK(bias(7u, -100.0));
+    CHECK(bias(UINT32_MAX, 100.0));
+    CHECK(bias(std::string("49151"), 0.5));
+    CHECK_FALSE(bias(7u, 100.5));
+    CHECK_FALSE(bias(7u, std::numeric_limits<double>::quiet_NaN()));
+    CHECK_FALSE(bias(uint64_t{UINT32_MAX} + 1, 1.0));
+    CHECK_FALSE(bias(-1, 1.0));
+    for (const char* key : {"", "-1", "1x", " 1", "4294967296", "00000000001"})
+        CHECK_FALSE(bias(std::string(key), 1.0));
+    CHECK_FALSE(accepts("logit_bias", std::vector<int>{1}));
+    CHECK(accepts("logit_bias", std::map<uint32_t, int>{}));
+    const auto twice = submit(2, [](Packer& p) {
+        p.pack("prompt").pack("x").pack("logit_bias").pack_map(2);
+        p.pack(5).pack(1.0).pack("5").pack(2.0);
+    });
+    check_error(twice, ErrorCode::kInvalidRequest, "logit_bias has a repeated key");
+
+    std::map<uint32_t, float> many;
+    for (uint32_t id = 0; id < kLogitBiasMax; ++id) many[id] = 1.0f;
+    CHECK(accepts("logit_bias", many));
+    many[kLogitBiasMax] = 1.0f;
+    CHECK_FALSE(accepts("logit_bias", many));
+}
+
+TEST_CASE("choices, least tokens, deadline") {
+    CHECK(accepts("n", kChoicesMax));
+    CHECK_FALSE(accepts("n", 0));
+    CHECK_FALSE(accepts("n", kChoicesMax + 1));
+    CHECK(accepts("min_tokens", 256));  // max_tokens' default
+    check_error(submit_with("min_tokens", 257), ErrorCode::kInvalidRequest, "min_tokens");
+    CHECK(accepts("deadline_ms", 1));
+    CHECK(accepts("deadline_ms", UINT32_MAX));
+    for (const double over : {0.0, -1.0, -1e300, 0.5})
+        check_error(submit_with("deadline_ms", over), ErrorCode::kInvalidRequest, "deadline_ms");
+    CHECK(accepts("stop_token_ids", std::vector<uint32_t>(kStopTokenIdsMax, 1)));
+    CHECK_FALSE(accepts("stop_token_ids", std::vector<uint32_t>(kStopTokenIdsMax + 1, 1)));
 }
 
 TEST_CASE("stop strings are one or several, each with something in it") {
