@@ -153,9 +153,9 @@ Result<std::vector<int>> place_process(const Settings& settings) {
 
 std::vector<std::string> setting_warnings(const Settings& settings) {
     std::vector<std::string> warnings;
-    for (const char* path : {"batching.batching_window_ms", "observability.otel_endpoint"}) {
-        if (settings.given(path)) warnings.push_back(settings.origin(path) + " has no effect yet");
-    }
+    constexpr char kEndpoint[] = "observability.otel_endpoint";
+    if (settings.given(kEndpoint))
+        warnings.push_back(settings.origin(kEndpoint) + " has no effect yet");
     if (settings.has("failure_threshold")) {
         const double silence = settings.number("health_check_interval_secs") *
                                static_cast<double>(settings.integer("failure_threshold"));

@@ -272,8 +272,7 @@ uint32_t blocks_per_slot(const ModelSpec& spec) {
     return static_cast<uint32_t>(spec.context_length) / kernel::kBlockPositions;
 }
 
-RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type) {
-    RouterConfig config;
+RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type, RouterConfig config) {
     config.model_name = spec.model_name;
     config.context_length = blocks_per_slot(spec) * kernel::kBlockPositions;
     config.add_bos = spec.add_bos;

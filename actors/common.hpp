@@ -108,7 +108,7 @@ Status check_vocabulary(const std::string& model_dir, const ModelSpec& spec, int
 // Positions that a slot's table may name: whole blocks of the context.
 uint32_t blocks_per_slot(const ModelSpec& spec);
 
-// What the model directory says, as the router needs it, and the KV type of its stages.
-RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type);
+// `base` with what the model directory says, as the router needs it, and the KV type of its stages.
+RouterConfig router_config(const ModelSpec& spec, kernel::KvType kv_type, RouterConfig base = {});
 
 }  // namespace chatloop::actors

@@ -38,7 +38,8 @@ struct Options {
     std::string weights = "mmap";
     std::string kv_cache_dtype = "f16";
     bool poison_kv = false;
-    uint32_t prefill_rows = 64;
+    uint32_t prefill_rows = 256;
+    bool prefix_cache = true;
     uint32_t max_batch_size = 32;
 };
 
@@ -132,6 +133,7 @@ void Cpud::load() {
     config.router.client_silence_us = kNever;  // the one client is this process
     config.router.result_timeout_us = kNever;
     config.router.prefill_rows = options_.prefill_rows;
+    config.router.prefix_cache = options_.prefix_cache;
     config.router.max_batch_size = options_.max_batch_size;
     config.router.frames_in_flight = 1;  // one thread computes one frame at a time
     config.router.max_queue_size = std::max<uint32_t>(512, static_cast<uint32_t>(answers_.size()));
@@ -288,6 +290,8 @@ void add_options(CLI::App& app, Options& options) {
                  "start although the weights do not fit into memory");
     app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
         ->check(CLI::Range(1u, kFrameRowsMax - 32));
+    app.add_flag("--prefix-cache,!--no-prefix-cache", options.prefix_cache,
+                 "keep KV blocks for prompts that begin alike (on)");
     app.add_option("--max-batch-size", options.max_batch_size, "decode rows per frame")
         ->check(CLI::Range(1u, 32u));
 }

@@ -17,6 +17,9 @@ Result<RouterOptions> router_options(const Settings& settings) {
     const auto count = [&](const char* path) {
         return static_cast<uint32_t>(settings.integer(path));
     };
+    const auto milliseconds = [&](const char* path) {
+        return static_cast<TimeUs>(settings.number(path) * kMillisecondUs);
+    };
     RouterOptions options;
     Result<std::string> model = settings.required("model.path");
     if (!model) return model.error();
@@ -26,15 +29,22 @@ Result<RouterOptions> router_options(const Settings& settings) {
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
     options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
-    options.max_batch_size = count("batching.max_batch_size");
-    options.prefill_rows = count("batching.prefill_rows");
-    options.frames_in_flight = count("batching.frames_in_flight");
-    options.max_queue_size = count("batching.max_queue_size");
-    options.client_silence_us = settings.seconds("bus.client_silence_secs");
-    options.heartbeat_interval_ms = static_cast<uint32_t>(
+    RouterConfig& router = options.router;
+    router.max_batch_size = count("batching.max_batch_size");
+    router.prefill_rows = count("batching.prefill_rows");
+    router.prefill_slice_us = milliseconds("batching.prefill_slice_ms");
+    router.batching_window_us = milliseconds("batching.batching_window_ms");
+    router.frames_in_flight = count("batching.frames_in_flight");
+    router.max_sequences = count("batching.max_sequences");
+    router.kv_headroom_tokens = count("batching.kv_headroom_tokens");
+    router.prefix_cache = settings.flag("batching.prefix_cache");
+    router.max_queue_size = count("batching.max_queue_size");
+    router.queue_timeout_us = milliseconds("batching.queue_timeout_ms");
+    router.client_silence_us = settings.seconds("bus.client_silence_secs");
+    router.drain_timeout_us = settings.seconds("drain_timeout_secs");
+    router.cluster.heartbeat_interval_ms = static_cast<uint32_t>(
         settings.seconds("health_check_interval_secs") / kMillisecondUs);
-    options.failure_threshold = count("failure_threshold");
-    options.drain_timeout_us = settings.seconds("drain_timeout_secs");
+    router.cluster.failure_threshold = count("failure_threshold");
     return options;
 }
 
@@ -62,20 +72,12 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     bind_or_die(ctrl_, options.ctrl);
     bind_or_die(front_, options.front);
     bind_or_die(result_, options.result);
-    RouterConfig config = router_config(model.spec, options.kv_type);
+    RouterConfig config = router_config(model.spec, options.kv_type, options.router);
     config.seed = random_u64();
-    config.max_batch_size = options.max_batch_size;
-    config.prefill_rows = options.prefill_rows;
-    config.frames_in_flight = options.frames_in_flight;
-    config.max_queue_size = options.max_queue_size;
-    config.client_silence_us = options.client_silence_us;
-    config.drain_timeout_us = options.drain_timeout_us;
     drain_timeout_us_ = config.drain_timeout_us;
     config.cluster.name = options.name;
     config.cluster.incarnation = random_u64();
     config.cluster.result_endpoint = connectable(actor, result_);
-    config.cluster.heartbeat_interval_ms = options.heartbeat_interval_ms;
-    config.cluster.failure_threshold = options.failure_threshold;
     router_ = std::make_unique<Router>(config, *this, *model.text, log_line);
     wire();
     write_endpoints(options.endpoints_file);

@@ -24,14 +24,7 @@ struct RouterOptions {
     std::string result;
     std::string endpoints_file;
     kernel::KvType kv_type = kernel::KvType::kF16;
-    uint32_t max_batch_size = 0;
-    uint32_t prefill_rows = 0;
-    uint32_t frames_in_flight = 0;
-    uint32_t max_queue_size = 0;
-    uint32_t heartbeat_interval_ms = 0;
-    uint32_t failure_threshold = 0;
-    TimeUs client_silence_us = 0;
-    TimeUs drain_timeout_us = 0;
+    RouterConfig router;  // what the model does not say
 };
 
 Result<RouterOptions> router_options(const Settings& settings);

@@ -18,6 +18,7 @@ packages=(
     libspdlog-dev
     libmsgpack-cxx-dev
     librandom123-dev
+    librapidcheck-dev
     libutfcpp-dev
     libxxhash-dev
     libyaml-cpp-dev

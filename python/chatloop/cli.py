@@ -1,4 +1,4 @@
-"""The command line: chatloop generate | status | ping."""
+"""The command line: chatloop generate | bench | status | ping."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .bench.command import add_command as add_bench
 from .client import DEFAULT_ENDPOINT, Client
 from .errors import UNREACHABLE, ChatLoopError
 from .results import Generation
@@ -86,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--echo", action="store_true", help="print the prompt, too")
     generate.add_argument("--ignore-eos", action="store_true", help="go on to --max-tokens")
     generate.add_argument("--stats", action="store_true", help="a last line on standard error")
+
+    add_bench(commands, common)
 
     status = commands.add_parser("status", parents=[common], help="the router and its workers")
     status.set_defaults(run=_status)

@@ -99,7 +99,8 @@ class Link:
 
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when there is none for `timeout_s`."""
-        if not self._poll(zmq.POLLIN, timeout_s):
+        self.check_usable()
+        if timeout_s > 0.0 and not self._poll(zmq.POLLIN, timeout_s):
             return None
         try:
             parts = self._socket.recv_multipart(zmq.DONTWAIT)

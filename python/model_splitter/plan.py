@@ -9,6 +9,11 @@ from typing import Callable
 from model_splitter.errors import SplitError
 
 
+# Every token passes the layers, only generated ones the head. Where the cut is made, as many tokens
+# are taken for read as for generated.
+HEAD_DIVISOR = 2
+
+
 @dataclass(frozen=True)
 class Plan:
     ranges: list[tuple[int, int]]  # [first, end) per partition
@@ -22,10 +27,10 @@ def make_plan(layer_costs: list[int], head_cost: int, partitions: int, sampler: 
     if not 1 <= partitions <= layers:
         raise SplitError(f"--num-partitions {partitions}: the model has {layers} layers and each "
                          f"partition needs at least one; choose 1 to {layers}")
-    extra = head_cost if sampler == "last" else 0
-    ranges = _balanced(layer_costs, extra, partitions)
+    burden = head_cost if sampler == "last" else 0
+    ranges = _balanced(layer_costs, burden // HEAD_DIVISOR, partitions)
     costs = [sum(layer_costs[first:end]) for first, end in ranges]
-    costs[-1] += extra
+    costs[-1] += burden
     if sampler == "own":
         costs.append(head_cost)
     return Plan(ranges, costs, sampler == "own")

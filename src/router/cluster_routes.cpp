@@ -82,7 +82,7 @@ void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now) {
         slots = std::min(slots, share.slots);
         blocks = std::min(blocks, share.blocks);
     }
-    route.kv = std::make_shared<KvBlocks>(slots, blocks);
+    route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint);
     route.link = next_link_++;
     Route& installed = routes_.emplace(route.generation, std::move(route)).first->second;
     outbox_.open_link(installed.link, workers_.at(hops[0]).hello.endpoint);
@@ -97,7 +97,7 @@ void Cluster::send_route(WorkerPeer& worker, const Route& route) {
     wire::Route message;
     message.generation = route.generation;
     message.fences_through = route.generation - 1;  // a worker is on one route of a router at most
-    message.slots = static_cast<uint32_t>(route.kv->free_slots());
+    message.slots = route.kv->slot_count();
     message.blocks = route.kv->block_count();
     for (size_t hop = 0; hop < route.hops.size(); ++hop) {
         if (route.hops[hop] != worker.incarnation) continue;

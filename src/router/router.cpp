@@ -25,6 +25,7 @@ Router::Router(const RouterConfig& config, Outbox& outbox, const TextEngine& tex
     CL_ASSERT(config.max_batch_size > 0 && config.max_batch_size <= kFrameItemsMax);
     CL_ASSERT(config.prefill_rows > 0);
     CL_ASSERT(config.max_batch_size + config.prefill_rows <= kFrameRowsMax);
+    CL_ASSERT(config.prefill_slice_us > 0 && config.batching_window_us >= 0);
 }
 
 void Router::on_control(const std::string& peer, wire::ByteView bytes, TimeUs now) {
@@ -44,7 +45,15 @@ void Router::on_worker_gone(const std::string& peer, TimeUs now) {
 
 void Router::on_route_up(const Route& route) {
     ++counters_.routes_up;
-    lanes_[route.generation];
+    Lane& lane = lanes_[route.generation];
+    std::vector<uint32_t> process_of_hop;
+    std::vector<Incarnation> processes;
+    for (const Incarnation hop : route.hops) {
+        const auto found = std::find(processes.begin(), processes.end(), hop);
+        process_of_hop.push_back(static_cast<uint32_t>(found - processes.begin()));
+        if (found == processes.end()) processes.push_back(hop);
+    }
+    lane.cost = RouteCost(std::move(process_of_hop));
     log_('i', "route " + std::to_string(route.generation) + " is up: " +
                   std::to_string(route.stages()) + " stages, " +
                   std::to_string(route.workers.size()) + " workers, " +
@@ -58,6 +67,7 @@ void Router::on_route_down(const Route& route, const std::string& why) {
     log_('w', "route " + std::to_string(route.generation) + " is down: " + why, "");
     const auto found = lanes_.find(route.generation);
     if (found == lanes_.end()) return;
+    if (!ready()) without_route_since_ = ticked_at_;
     const std::vector<SequenceId> lost = found->second.sequences;
     lanes_.erase(found);
     for (const SequenceId id : lost)
@@ -92,12 +102,8 @@ void Router::on_tick(TimeUs now) {
     for (const Generation generation : overdue)
         cluster_.fault(generation, "a RESULT is overdue", now);
 
-    while (!waiting_.empty()) {
-        Sequence& oldest = *sequences_.at(waiting_.front());
-        if (ready() || now - oldest.arrived_at < config_.route_wait_us) break;
-        fail(oldest, {ErrorCode::kNoRoute,
-                      "no complete set of workers came up while the request waited"});
-    }
+    expire(now);
+    note_rate(now);
     std::vector<std::string> silent;
     for (const auto& [name, client] : clients_)
         if (now - client.heard_at > config_.client_silence_us) silent.push_back(name);
@@ -136,6 +142,9 @@ TimeUs Router::next_timer() const {
     for (const auto& [generation, lane] : lanes_)
         if (!lane.in_flight.empty() && config_.result_timeout_us != kNever)
             next = std::min(next, lane.in_flight.front().sent_at + config_.result_timeout_us);
+    for (const auto& [generation, lane] : lanes_)
+        if (lane.hold_until != kHasWaited) next = std::min(next, lane.hold_until);
+    if (!timeouts_.empty()) next = std::min(next, timeouts_.begin()->first);
     return next;
 }
 

@@ -35,6 +35,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     CL_ASSERT(sent.number == header->number);
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
+    note_times(lane->second, sent, result.timings, now);
 
     const bool matches = std::equal(
         sent.items.begin(), sent.items.end(), result.items.begin(), result.items.end(),
@@ -47,7 +48,23 @@ void Router::on_result(Message bytes, TimeUs now) {
     }
     for (size_t i = 0; i < sent.items.size(); ++i) apply(sent.items[i], result.items[i], now);
     sent.items.clear();  // what ended has its slot and blocks back before others are admitted
+    preempt_idle(header->generation, now);
     schedule(now);
+}
+
+// What the frame has taken, for the next predictions and for STATUS.
+void Router::note_times(Lane& lane, const InFlight& sent, std::span<const wire::HopTiming> timings,
+                        TimeUs now) {
+    lane.cost.learn(sent.shape, timings, now - sent.sent_at);
+    ++lane.frames;
+    if (lane.in_flight.empty()) lane.work_us += now - lane.busy_since;
+    lane.busy_us.resize(std::max(lane.busy_us.size(), timings.size()));
+    int64_t wire_us = now - sent.sent_at;
+    for (size_t hop = 0; hop < timings.size(); ++hop) {
+        lane.busy_us[hop] += timings[hop].busy_us;
+        wire_us -= int64_t{timings[hop].busy_us} + timings[hop].queue_us;
+    }
+    lane.wire_us += static_cast<uint64_t>(std::max<int64_t>(0, wire_us));
 }
 
 void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now) {
@@ -71,6 +88,8 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
         ++counters_.results_bad;
         return fail(sequence, {ErrorCode::kInternal, "the sampler answered what was not asked"});
     }
+    if (config_.prefix_cache)
+        sent.placement->kv->publish(*sent.placement, sequence.ids, sent.position + sent.rows);
     wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
     const wire::Output* sampled = nullptr;
     for (const wire::Output& output : item.outputs) {
@@ -93,9 +112,11 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
     }
 }
 
-// Whether the row at `position` carries the log-probability of the prompt token behind it.
+// Whether the row at `position` carries the log-probability of the prompt token behind it; once, if
+// the prompt is computed again.
 bool Router::wants_target(const Sequence& sequence, uint32_t position) const {
-    return sequence.wants_prompt_logprobs() && position + 1 < sequence.prompt_count;
+    return sequence.wants_prompt_logprobs() && position + 1 < sequence.prompt_count &&
+           position + 1 >= sequence.prompt_entries_sent;
 }
 
 // Row by row what was asked: the right kind, the right target, an id of the vocabulary, and a
@@ -132,7 +153,7 @@ std::optional<wire::Done> Router::stop_rule(const Sequence& sequence, uint32_t t
 void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) {
     CL_ASSERT(sequence.rows_sent == sequence.ids.size());  // nothing is sent beyond the last commit
     ++counters_.tokens_committed;
-    if (sequence.first_token_at == 0) sequence.first_token_at = now;
+    note_token(sequence, now);
     if (std::optional<wire::Done> done = stop_rule(sequence, output.token)) {
         send_rest(sequence);
         return finish(sequence, std::move(*done), now);
@@ -158,6 +179,17 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
 StopText::Step Router::push_text(Sequence& sequence, std::string text) const {
     if (sequence.committed() < sequence.parameters.min_tokens) return {std::move(text), {}};
     return sequence.stop_text.push(text);
+}
+
+void Router::note_token(Sequence& sequence, TimeUs now) {
+    const auto ms = [](TimeUs us) { return static_cast<double>(us) / 1000.0; };
+    if (sequence.first_token_at == 0) {
+        sequence.first_token_at = now;
+        histograms_.first_token_ms.add(ms(now - sequence.arrived_at));
+    } else {
+        histograms_.token_ms.add(ms(now - sequence.last_token_at));
+    }
+    sequence.last_token_at = now;
 }
 
 void Router::send_piece(Sequence& sequence, const wire::Output& output, std::string text) {
@@ -220,7 +252,14 @@ void Router::forget(Sequence& sequence) {
     if (sequence.placement != nullptr) by_admission_.erase(sequence.placement->admission);
     if (const auto lane = lanes_.find(sequence.generation); lane != lanes_.end())
         std::erase(lane->second.sequences, id);
-    std::erase(waiting_, id);
+    queue_.erase(id);
+    settle_claim(id);
+    if (sequence.admitted_at != 0) {  // it was charged for all that it might have generated
+        const uint32_t asked = sequence.tokens_max;
+        queue_.refund(sequence.client, sequence.parameters.priority,
+                      asked - std::min(asked, sequence.committed()));
+    }
+    timeouts_.erase({sequence.timeout_at, id});
     std::erase(text_jobs_, id);
     resumes_.erase(id);
     if (const auto client = clients_.find(sequence.client); client != clients_.end()) {

@@ -30,7 +30,8 @@ Status Router::admissible(const std::string& client, const wire::Parameters& par
                           const std::optional<wire::Resume>& resume) const {
     if (draining_) return Error{ErrorCode::kDraining, "the router is shutting down"};
     if (waiting() >= config_.max_queue_size)
-        return Error{ErrorCode::kQueueFull, "max_queue_size requests are waiting"};
+        return Error{ErrorCode::kQueueFull, "max_queue_size requests are waiting",
+                     retry_after_ms()};
     if (!clients_.contains(client) && clients_.size() >= kClientsMax)
         return Error{ErrorCode::kQueueFull, "too many clients have running requests"};
     if (!parameters.model.empty() && parameters.model != config_.model_name)
@@ -66,12 +67,15 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     sequence->client = client;
     sequence->request_id = request_id;
     sequence->attempt = attempt;
-    sequence->arrived_at = now;
+    sequence->arrived_at = sequence->queued_at = now;
+    if (parameters.deadline_ms)
+        sequence->deadline_at = now + TimeUs{*parameters.deadline_ms} * kMillisecondUs;
     sequence->parameters = std::move(parameters);
     Client& entry = clients_[client];
     entry.heard_at = now;
     entry.requests[request_id] = sequence->id;
     if (resume) resumes_[sequence->id] = std::move(resume->progress);
+    set_timeout(*sequence);
     text_jobs_.push_back(sequence->id);
     sequences_[sequence->id] = std::move(sequence);
 }
@@ -101,7 +105,7 @@ void Router::run_unit(TimeUs now) {
         done.emplace().finish_reason = "length";
     }
     if (done) return finish(sequence, std::move(*done), now);
-    waiting_.push_back(sequence.id);
+    enqueue(sequence, now);
     schedule(now);
 }
 

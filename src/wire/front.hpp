@@ -36,6 +36,9 @@ Parameters read_parameters(Value value, Problem& problem);
 void write_progress(Writer& writer, const Progress& progress);
 Progress read_progress(Value value);
 
+void write_status(Writer& writer, const StatusReply& status);
+StatusReply read_status(Value value);
+
 // 16 hex digits.
 std::string read_fingerprint(Value value);
 

@@ -16,11 +16,6 @@ void write_entry(Writer& writer, const TokenEntry& entry) {
     for (const TopLogprob& top : entry.top) writer.array(2).number(top.token).f32(top.logprob);
 }
 
-void write_counters(Writer& writer, const std::vector<Counter>& counters) {
-    writer.map(counters.size());
-    for (const Counter& counter : counters) writer.str(counter.name).number(counter.value);
-}
-
 struct Encoder {
     Writer& writer;
 
@@ -71,20 +66,7 @@ struct Encoder {
     }
     void operator()(const StatusReply& m) {
         begin_front(writer, FrontType::kStatusReply, 1);
-        writer.map(10).str("router").str(m.router).str("model").str(m.model);
-        writer.str("fingerprint").str(m.fingerprint).str("ready").boolean(m.ready);
-        writer.str("workers").array(m.workers.size());
-        for (const WorkerStatus& worker : m.workers) {
-            writer.map(7).str("name").str(worker.name).str("roles").number(worker.roles);
-            writer.str("layers").array(2).number(worker.layer_first).number(worker.layer_end);
-            writer.str("state").str(worker.state).str("kernels").str(worker.kernels);
-            writer.str("kv_cache_dtype").str(worker.kv_cache_dtype);
-            write_counters(writer.str("counters"), worker.counters);
-        }
-        writer.str("running").number(m.running).str("waiting").number(m.waiting);
-        writer.str("backlog_bytes").number(m.backlog_bytes);
-        write_counters(writer.str("counters"), m.counters);
-        write_counters(writer.str("errors"), m.errors);
+        write_status(writer, m);
     }
 };
 
@@ -190,51 +172,6 @@ Pong read_pong(Fields& f) {
     return m;
 }
 
-std::vector<Counter> read_counters(Value value) {
-    Entries entries = value.entries(kCountersMax);
-    std::vector<Counter> counters;
-    for (size_t i = 0; i < entries.count(); ++i) {
-        const auto [name, number] = entries.at(i);
-        Counter counter{std::string(name), number.u64()};
-        const auto same = [&](const Counter& other) { return other.name == counter.name; };
-        if (std::any_of(counters.begin(), counters.end(), same)) value.fail("has a repeated key");
-        counters.push_back(std::move(counter));
-    }
-    return counters;
-}
-
-StatusReply read_status(Fields& f) {
-    StatusReply m;
-    Entries info = f.next("info").entries(kInfoEntriesMax);
-    m.router = info.take("router").str(kNameBytesMax);
-    m.model = info.take("model").str(kNameBytesMax);
-    m.fingerprint = read_fingerprint(info.take("fingerprint"));
-    m.ready = info.take("ready").boolean();
-    Fields workers = info.take("workers").list(0, kWorkersMax);
-    for (size_t i = 0; i < workers.count(); ++i) {
-        Entries entries = workers.next("worker").entries(kInfoEntriesMax);
-        WorkerStatus worker;
-        worker.name = entries.take("name").str(kNameBytesMax);
-        worker.roles = entries.take("roles").u8(1, kRoleStage | kRoleSampler);
-        Fields layers = entries.take("layers").fields(2);
-        worker.layer_first = layers.next("layer_first").u32();
-        worker.layer_end = layers.next("layer_end").u32(worker.layer_first);
-        worker.state = entries.take("state").str(kNameBytesMax);
-        worker.kernels = entries.take("kernels").str(kNameBytesMax);
-        worker.kv_cache_dtype = entries.take("kv_cache_dtype").str(kNameBytesMax);
-        worker.counters = read_counters(entries.take("counters"));
-        entries.finish();
-        m.workers.push_back(std::move(worker));
-    }
-    m.running = info.take("running").u32();
-    m.waiting = info.take("waiting").u32();
-    m.backlog_bytes = info.take("backlog_bytes").u64();
-    m.counters = read_counters(info.take("counters"));
-    m.errors = read_counters(info.take("errors"));
-    info.finish();
-    return m;
-}
-
 struct BodyReader {
     size_t elements;
     RouterBody (*read)(Fields&);
@@ -252,7 +189,7 @@ std::optional<BodyReader> body_reader(uint8_t type) {
             return {{6, [](Fields& f) -> RouterBody { return read_failure(f); }}};
         case FrontType::kPong: return {{2, [](Fields& f) -> RouterBody { return read_pong(f); }}};
         case FrontType::kStatusReply:
-            return {{1, [](Fields& f) -> RouterBody { return read_status(f); }}};
+            return {{1, [](Fields& f) -> RouterBody { return read_status(f.next("info")); }}};
         default: return std::nullopt;
     }
 }

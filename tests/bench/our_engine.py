@@ -48,10 +48,10 @@ class Engine:
 
     @contextlib.contextmanager
     def cluster(self, model: Path, cores: Sequence[int], *, own_sampler: bool = False,
-                hosted_router: bool = False, replicas: int = 1,
-                kv_cache_mb: int = 512) -> Iterator[Cluster]:
+                hosted_router: bool = False, replicas: int = 1, kv_cache_mb: int = 512,
+                stage_options: Sequence[str] = ()) -> Iterator[Cluster]:
         """Router and stages, on `cores`. With replicas the model has one partition."""
-        stage = ("--kv-cache-mb", str(kv_cache_mb), *self.page_options)
+        stage = ("--kv-cache-mb", str(kv_cache_mb), *self.page_options, *stage_options)
         pinned = {k: ("--enable-cpu-pinning", "--cpu-cores", str(cores[k % len(cores)]))
                   for k in range(64)} if self.pin_stages else {}
         with tempfile.TemporaryDirectory() as folder:

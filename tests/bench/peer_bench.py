@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,11 +73,12 @@ def all_cases(setup: Setup) -> list[Case]:
     return cases
 
 
-def run_all(setup: Setup, runs: int, only: str, save: Callable[[Results], None]) -> Results:
+def run_all(cases: Sequence[Case], failures: list[str], runs: int, only: str,
+            save: Callable[[Results], None]) -> Results:
     """`only`: a regular expression, searched in the rows' names."""
     results: Results = {}
     for repetition in range(1, runs + 1):
-        for case in all_cases(setup):
+        for case in cases:
             wanted = {row for row in case.rows if re.search(only, row)}
             if not wanted:
                 continue
@@ -85,8 +86,8 @@ def run_all(setup: Setup, runs: int, only: str, save: Callable[[Results], None])
             try:
                 values = case.run(wanted)
             except (AssertionError, RuntimeError, ValueError) as error:  # the others are not lost
-                setup.failures.append(f"FAILED {', '.join(sorted(wanted))}: {error}")
-                print(setup.failures[-1], file=sys.stderr)
+                failures.append(f"FAILED {', '.join(sorted(wanted))}: {error}")
+                print(failures[-1], file=sys.stderr)
                 continue
             for (row, engine), value in values.items():
                 results.setdefault(row, {}).setdefault(engine, []).append(value)
@@ -109,6 +110,11 @@ def machine(cores: tuple[int, int]) -> dict[str, object]:
     return {"cpu": cpu[1] if cpu else platform.machine(), "cpus": os.cpu_count(),
             "kernel": platform.release(), "cores": list(cores), "load_before": os.getloadavg()[0],
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def commit_here() -> str:
+    return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
+                          capture_output=True, text=True).stdout.strip()
 
 
 def make_setup(options: argparse.Namespace) -> Setup:
@@ -177,8 +183,7 @@ def main() -> None:
     setup = make_setup(options)
     suffixes = {PAGES[page][0]: PAGES[page][1] for page in options.pages.split(",")}
     about = machine(options.cores)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
-                            capture_output=True, text=True).stdout.strip()
+    commit = commit_here()
     if about["load_before"] > QUIET_LOAD:
         setup.notes.add(f"the machine was not quiet: its load was {about['load_before']:.1f}")
     os.sched_setaffinity(0, options.cores)  # the clients, too
@@ -192,7 +197,7 @@ def main() -> None:
                  "failures": setup.failures, "results": results, "targets": verdicts},
                 indent=1) + "\n")
 
-    results = run_all(setup, options.runs, options.only, save)
+    results = run_all(all_cases(setup), setup.failures, options.runs, options.only, save)
     print(f"{about['cpu']}, {about['cpus']} CPUs, {options.gguf.name}, commit {commit}")
     print_results(results)
     print("\n" + "\n".join(verdict.line() for verdict in targets.verdicts(results, suffixes)))

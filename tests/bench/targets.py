@@ -22,9 +22,10 @@ class Verdict:
     wanted: float
     is_met: bool
     unit: str = "x"
+    at_most: bool = False  # of a ratio; other units are bounds anyway
 
     def line(self) -> str:
-        sign = "<=" if self.unit != "x" else ">="
+        sign = "<=" if self.unit != "x" or self.at_most else ">="
         return (f"{self.what:<58} {self.ours:<34} {self.anchor:<34} {self.found:7.2f}{self.unit}"
                 f"  {sign} {self.wanted:g}{self.unit:<4} {'met' if self.is_met else 'MISSED'}")
 
@@ -47,6 +48,7 @@ class Ratio:
     ours: Sequence[Reference]
     anchors: Sequence[Reference]
     wanted: float
+    at_most: bool = False
 
     def verdict(self, results: Results) -> Verdict | None:
         """None when one side was not measured."""
@@ -54,7 +56,9 @@ class Ratio:
         if ours is None or anchor is None:
             return None
         ratio = ours[0] / anchor[0]
-        return Verdict(self.what, ours[1], anchor[1], ratio, self.wanted, ratio >= self.wanted)
+        is_met = ratio <= self.wanted if self.at_most else ratio >= self.wanted
+        return Verdict(self.what, ours[1], anchor[1], ratio, self.wanted, is_met,
+                       at_most=self.at_most)
 
 
 @dataclass(frozen=True)

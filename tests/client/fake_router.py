@@ -19,6 +19,7 @@ Handler = Callable[["FakeRouter", list[Any]], None]
 
 STATUS_INFO = {
     "router": "fake",
+    "model": "fake",
     "ready": True,
     "workers": [
         {"name": "w0", "roles": 3, "layers": [0, 8], "state": "ready", "kernels": "avx2",

@@ -65,6 +65,7 @@ def test_status_and_ping() -> None:
         ping = chatloop("ping", "--endpoint", router.endpoint)
     assert status.stdout.splitlines() == [
         "router       fake",
+        "model        fake",
         "ready        yes",
         "counters     requests 7, routes_up 1",
         "worker       w0: layers 0..7, sampler; ready, avx2 kernels, f16 KV cache",

@@ -33,6 +33,10 @@ PROMPTS = ["Once upon a time", "The sea", "def fibonacci(n):", "The capital of F
            "1, 2, 3,", "Dear Sir or Madam,", "In the beginning", "To be or not to be"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--requests", type=int, help="of test_soak.py's long test")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failed test shows what the processes that it used have logged."""

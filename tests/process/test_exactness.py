@@ -43,8 +43,9 @@ def requests(reference):
 
 @pytest.fixture(scope="module")
 def baseline(build, smollm2, requests, tmp_path_factory) -> list[Answer]:
-    """One process, one stage, one request after another."""
-    found = ask_cpud(build, smollm2(1), tmp_path_factory.mktemp("baseline"), requests, *KV_MB)
+    """One process, one stage, one request after another, every row computed."""
+    found = ask_cpud(build, smollm2(1), tmp_path_factory.mktemp("baseline"), requests, *KV_MB,
+                     "--no-prefix-cache", "--prefill-rows", 64)
     assert [len(answer.token_ids) for answer in found] == [TOKENS] * len(requests)
     assert [len(answer.logprobs) for answer in found] == [TOKENS] * len(requests)
     assert len(found[7].prompt_logprobs) == 67
@@ -85,7 +86,7 @@ def test_stages_in_one_process(requests, baseline, ask_here, stages, hosted):
 
 @pytest.mark.parametrize("rows", [1, 7, 256])
 def test_prompt_in_chunks_or_at_once(requests, baseline, ask_here, rows):
-    """64 rows, the default, is the baseline's."""
+    """64 rows are the baseline's."""
     assert ask_here(requests, "--prefill-rows", rows) == baseline
 
 
@@ -94,6 +95,42 @@ def test_prompt_in_chunks_among_others(requests, baseline, ask_here, rows):
     found = ask_here(requests, "--prefill-rows", rows, "--max-batch-size", 5, "--concurrent",
                      "--stages", 2)
     assert found == baseline
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_rows_from_the_prefix_cache(build, smollm2, requests, baseline, tmp_path, partitions):
+    """Again and again, alone and all at once: some compute what others find."""
+    with Cluster(build, smollm2(partitions), tmp_path, stage=(*KV_MB, "--poison-kv")) as cluster:
+        client = cluster.client()
+        for _ in range(2):
+            assert ask(client, requests) == baseline
+            assert [ask(client, [request])[0] for request in requests] == baseline
+        assert client.status()["counters"]["prefix_tokens"] >= 64 * 3
+        cluster.stop()
+
+
+def test_one_prefix_in_the_same_step(build, smollm2, requests, baseline, tmp_path):
+    with Cluster(build, smollm2(2), tmp_path, stage=(*KV_MB, "--poison-kv")) as cluster:
+        assert ask(cluster.client(), [requests[2], requests[3]] * 4) == baseline[2:4] * 4
+        cluster.stop()
+
+
+def test_preempted(build, smollm2, requests, reference, tmp_path):
+    """Answers that outgrow the pool: 4 MiB a stage are 4 blocks of 64 positions."""
+    text = reference["perplexity"]["ids"]
+    long = [{**requests[0], "max_tokens": 100, "prompt": None, "token_ids": text[i:i + 40],
+             "temperature": 0.8, "seed": i} for i in range(4)]
+    long = [{key: value for key, value in request.items() if value is not None}
+            for request in long]
+    alone = ask_cpud(build, smollm2(1), tmp_path, long, *KV_MB, "--no-prefix-cache")
+    with Cluster(build, smollm2(2), tmp_path, router=("--kv-headroom-tokens", "0"),
+                 stage=("--kv-cache-mb", "4", "--poison-kv")) as cluster:
+        client = cluster.client()
+        assert ask(client, long) == alone
+        status = client.status()
+        assert status["counters"]["preemptions"] > 0
+        assert status["routes"][0]["counters"]["kv_held"] == 0
+        cluster.stop()
 
 
 def test_unwritten_kv_is_never_read(requests, baseline, ask_here):

@@ -56,6 +56,9 @@ struct Totals {
     unsigned long long tokens = 0;
     unsigned long long steps = 0;
     unsigned long long cancelled = 0;
+    unsigned long long preemptions = 0;
+    unsigned long long prefix_tokens = 0;
+    unsigned long long evictions = 0;
 };
 
 void run_seed(uint64_t seed, Mistake mistake, const char* program, Totals& totals) {
@@ -65,6 +68,9 @@ void run_seed(uint64_t seed, Mistake mistake, const char* program, Totals& total
     totals.requests += world.requests().size();
     totals.tokens += world.router().counters().tokens_committed;
     totals.steps += world.steps();
+    totals.preemptions += world.router().counters().preemptions;
+    totals.prefix_tokens += world.router().counters().prefix_tokens;
+    totals.evictions += world.evictions();
     for (const auto& r : world.requests())
         totals.cancelled += r.done && r.done->finish_reason == "cancelled" ? 1 : 0;
     if (wrong.empty()) return;
@@ -93,9 +99,14 @@ int main(int argc, char** argv) {
     std::printf("%llu seeds: %llu requests (%llu cancelled), %llu tokens, %llu steps\n",
                 static_cast<unsigned long long>(options->count), totals.requests, totals.cancelled,
                 totals.tokens, totals.steps);
+    std::printf("%llu preemptions, %llu rows from the prefix cache, %llu blocks evicted\n",
+                totals.preemptions, totals.prefix_tokens, totals.evictions);
     std::printf("%llu passed, %llu failed\n", options->count - totals.failed, totals.failed);
     if (options->mistake != Mistake::kNone) return totals.failed > 0 ? 1 : 0;
-    // Without cancels and commits the run has tested nothing.
-    const bool tested = totals.tokens > 0 && (options->count == 1 || totals.cancelled > 0);
+    // A run in which one of these never happened has not tested it.
+    const bool tested =
+        totals.tokens > 0 &&
+        (options->count == 1 || (totals.cancelled > 0 && totals.preemptions > 0 &&
+                                 totals.prefix_tokens > 0 && totals.evictions > 0));
     return totals.failed == 0 && tested ? 0 : 1;
 }

@@ -7,6 +7,7 @@ namespace chatloop::sim {
 namespace {
 
 constexpr uint32_t kBlocks = 24;
+constexpr uint32_t kBlocksLeast = 4;  // the longest request fits
 constexpr uint64_t kStepsMax = 2'000'000;
 
 }  // namespace
@@ -38,13 +39,18 @@ void World::build(uint64_t seed) {
     config.router.max_batch_size = 1 + random_.below(8);
     config.router.prefill_rows = 1 + random_.below(80);
     config.router.frames_in_flight = random_.one_in(2) ? 0 : 1 + random_.below(5);
+    config.router.prefill_slice_us = 1 + random_.below(30'000);
+    config.router.batching_window_us = random_.below(3) * kMillisecondUs;
+    config.router.max_sequences = random_.below(6);
+    config.router.kv_headroom_tokens = random_.below(70);
+    config.router.prefix_cache = !random_.one_in(5);
     config.head = &head_;
     config.kernels = kernel::find_kernels("reference", kernel::cpu_features());
     config.hosted_sampler = random_.one_in(2);
     config.share.frames = 2 + random_.below(6);
     config.share.bytes = uint64_t{1 + random_.below(6)} << 20;
     config.share.slots = 1 + random_.below(6);
-    config.share.blocks = kBlocks;
+    config.share.blocks = random_.one_in(2) ? kBlocks : kBlocksLeast + random_.below(4);
     config.blocks_per_slot = 8;
     cluster_ = std::make_unique<LocalCluster>(config, text_, [](char, const std::string&,
                                                                 const std::string&) {});
@@ -81,8 +87,13 @@ SimRequest World::make_request(uint32_t index) {
     SimRequest request;
     request.submit.request_id = "r" + std::to_string(index);
     wire::Parameters& p = request.submit.parameters;
-    std::vector<uint32_t> prompt(1 + random_.below(random_.one_in(3) ? 180 : 30));
+    std::vector<uint32_t> prompt(1 + random_.below(random_.one_in(2) ? 180 : 30));
     for (uint32_t& id : prompt) id = 1 + random_.below(kVocab - 2);
+    if (random_.one_in(2)) {  // prompts that begin alike, up to somewhere
+        const size_t alike = std::min<size_t>(prompt.size(), 60 + random_.below(120));
+        for (uint32_t i = 0; i < alike; ++i) prompt[i] = 1 + i % 50;
+    }
+    p.priority = static_cast<int32_t>(random_.below(3)) - 1;
     p.prompt = prompt;
     p.max_tokens = random_.one_in(8) ? 0 : 1 + random_.below(40);
     p.seed = random_.next();
@@ -190,6 +201,8 @@ void World::run() {
         cluster_->tick(now_);
         if (!draining && all_ended()) {
             draining = true;
+            for (const auto& [generation, route] : cluster_->router().cluster().routes())
+                pools_.push_back(route.kv);
             cluster_->router().drain(now_);
             for (size_t i = 0; i < cluster_->workers(); ++i) cluster_->worker(i).drain(now_);
         }
@@ -223,6 +236,9 @@ std::string World::check() const {
     }
     const Router& router = cluster_->router();
     if (router.running() != 0 || router.waiting() != 0) return "the router still holds requests";
+    for (const auto& pool : pools_)
+        if (pool->free_blocks() != pool->block_count() || pool->free_slots() != pool->slot_count())
+            return "a slot or block did not return to its pool";
     if (router.counters().results_bad != 0) return "a RESULT was bad";
     if (router.counters().routes_down != 0) return "a route went down without a fault";
     for (size_t i = 0; i < cluster_->workers(); ++i) {

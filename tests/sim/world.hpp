@@ -63,6 +63,7 @@ public:
     std::string check() const;
 
     uint64_t steps() const { return steps_; }
+    uint64_t evictions() const { return pools_.empty() ? 0 : pools_.front()->evictions(); }
     const std::vector<SimRequest>& requests() const { return requests_; }
     const Router& router() const { return cluster_->router(); }
 
@@ -83,6 +84,7 @@ private:
     HashHead head_;
     std::unique_ptr<LocalCluster> cluster_;
     std::vector<SimRequest> requests_;
+    std::vector<std::shared_ptr<KvBlocks>> pools_;  // of the routes, before they were retired
     std::string broken_;  // what was heard that must not be
     TimeUs now_ = kSecondUs;
     uint64_t steps_ = 0;

@@ -11,6 +11,7 @@ using FrameNumber = uint64_t;  // consecutive within a generation, from 1
 using Admission = uint64_t;    // one per admission to a slot, per router; 0 is never one
 using Slot = uint32_t;         // index of a running sequence in a share
 using BlockId = uint32_t;      // KV block in a share
+using SequenceId = uint64_t;   // one choice of a request, of its router; ascends with arrival
 
 inline constexpr BlockId kNoBlock = UINT32_MAX;
 inline constexpr uint32_t kBlockRows = 64;  // positions that one KV block holds

@@ -56,6 +56,7 @@ inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client
 inline constexpr uint32_t kCountersMax = 64;            // names in one map of STATUS
+inline constexpr uint32_t kBucketsMax = 64;             // of a histogram
 
 // What waits for clients that do not read (bus/egress.hpp). An answer of 8192 tokens with 32
 // log-probabilities each takes about 6 MiB.

@@ -5,8 +5,8 @@
 //     on_client -> text job -> waiting -> admit -> compose -> dispatch -> (route)
 //     on_result -> credit -> commit -> stop rules -> text -> client
 //
-// One class over five files, by hop: router_ingress, router_schedule, router_egress,
-// router_clients, router (the rest). It owns no socket and reads no clock.
+// One class over files by hop: router_ingress, router_admission, router_frames, router_dispatch,
+// router_egress, router_clients, router (the rest). It owns no socket and reads no clock.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,19 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "chatloop/bus/outbox.hpp"
 #include "chatloop/core/clock.hpp"
+#include "chatloop/router/admission_queue.hpp"
 #include "chatloop/router/cluster.hpp"
+#include "chatloop/router/cost_model.hpp"
+#include "chatloop/router/histogram.hpp"
+#include "chatloop/router/preemption.hpp"
 #include "chatloop/router/sequence.hpp"
 #include "chatloop/text/text.hpp"
 #include "chatloop/wire/codec.hpp"
@@ -36,9 +42,15 @@ struct RouterConfig {
     std::vector<uint32_t> stop_ids;
     uint64_t seed = 0;                 // of the seeds that are drawn for clients
     uint32_t max_batch_size = 32;      // decode rows per frame
-    uint32_t prefill_rows = 64;        // prefill rows per frame
-    uint32_t frames_in_flight = 0;     // on a route; 0: by its stages (Router::fill_route)
+    uint32_t prefill_rows = 256;       // prefill rows per frame, whatever they cost
+    TimeUs prefill_slice_us = 20 * kMillisecondUs;  // of a frame with prefill rows, on a stage
+    TimeUs batching_window_us = 2 * kMillisecondUs;
+    uint32_t frames_in_flight = 0;     // on a route; 0: by its stages (Router::frames_max)
+    uint32_t max_sequences = 0;        // on a route; 0: 4 x max_batch_size
+    uint32_t kv_headroom_tokens = 256; // that admission reserves behind the prompt
+    bool prefix_cache = true;
     uint32_t max_queue_size = 512;     // requests that wait
+    TimeUs queue_timeout_us = 0;       // of a request that was not admitted; 0: none
     TimeUs route_wait_us = 60 * kSecondUs;     // a request waits that long for a route
     TimeUs result_timeout_us = 120 * kSecondUs;
     TimeUs client_silence_us = 30 * kSecondUs;
@@ -59,7 +71,17 @@ struct RouterCounters {
     uint64_t tokens_committed = 0;
     uint64_t routes_up = 0;
     uint64_t routes_down = 0;
+    uint64_t tokens_prefilled = 0;     // prompt rows computed, replays too
+    uint64_t prefix_tokens = 0;        // prompt rows found in the prefix cache
+    uint64_t preemptions = 0;
     std::map<std::string_view, uint64_t> errors;  // ERROR messages, by code
+};
+
+struct RouterHistograms {
+    Histogram queue_ms{kLatencyBoundsMs};        // arrival to admission
+    Histogram first_token_ms{kLatencyBoundsMs};  // arrival to first token
+    Histogram token_ms{kLatencyBoundsMs};        // between tokens of a choice
+    Histogram decode_rows{kRowsBounds};          // of frames with decode rows
 };
 
 // What only the owner of the sockets sees, for STATUS.
@@ -96,8 +118,9 @@ public:
 
     bool ready() const;
     size_t running() const { return by_admission_.size(); }
-    size_t waiting() const { return waiting_.size() + text_jobs_.size(); }
+    size_t waiting() const { return queue_.size() + text_jobs_.size(); }
     const RouterCounters& counters() const { return counters_; }
+    const RouterHistograms& histograms() const { return histograms_; }
     void note_sockets(const SocketCounters& sockets) { sockets_ = sockets; }
     const Cluster& cluster() const { return cluster_; }
 
@@ -114,14 +137,26 @@ private:
         FrameNumber number = 0;
         uint64_t bytes = 0;      // debited per worker
         TimeUs sent_at = 0;
+        double predicted_us = 0;  // until its RESULT, if it waits nowhere
+        uint32_t decode_rows = 0;
+        FrameShape shape;
         std::vector<InFlightItem> items;
     };
+    static constexpr TimeUs kHasWaited = 0;  // of Lane::hold_until
     // What runs on one route.
     struct Lane {
         FrameNumber sent = 0;
         FrameNumber answered = 0;
         std::deque<InFlight> in_flight;
         std::vector<SequenceId> sequences;  // in order of admission
+        RouteCost cost;
+        TimeUs hold_until = kNever;         // a frame waits for company (waits_for_company)
+        // For STATUS: the time with frames in flight, and by hop the time spent computing.
+        TimeUs work_us = 0;
+        TimeUs busy_since = 0;
+        std::vector<uint64_t> busy_us;
+        uint64_t wire_us = 0;
+        uint64_t frames = 0;
     };
     struct Planned {
         Sequence* sequence = nullptr;
@@ -132,6 +167,7 @@ private:
         std::vector<Sequence*> decode;  // one row each
         std::vector<Sequence*> prefill;
         uint32_t decoding = 0;  // beyond their prompts, in a frame or ready for one
+        uint64_t decode_context = 0;  // their mean length
     };
     struct Client {
         TimeUs heard_at = 0;
@@ -153,18 +189,47 @@ private:
     Status accept(Sequence& sequence);
     uint64_t draw_seed();
 
-    // Schedule.
+    // Admission.
     void schedule(TimeUs now);
     void admit(TimeUs now);
-    const Route* choose_route() const;
+    const Route* choose_route(const Sequence& sequence) const;
+    double queued_us(const Route& route, const Lane& lane, const Sequence& sequence) const;
+    uint32_t sequences_max(const Route& route) const;
     Status fit_to_route(Sequence& sequence, const Route& route) const;
+    std::vector<BlockId> prefix_of(const Route& route, const Sequence& sequence) const;
+    std::vector<Running> running_on(const Lane& lane) const;
+    bool somebody_gives_way(const Lane& lane) const;
     bool admit_one(Sequence& sequence, const Route& route, TimeUs now);
+    void enqueue(Sequence& sequence, TimeUs now);
+    void make_room(TimeUs now);
+    void settle_claim(SequenceId id);
+    void grow_blocks(Lane& lane, TimeUs now);
+    void give_way(Sequence& sequence, TimeUs now);
+    void preempt(Sequence& sequence, TimeUs now);
+    void preempt_idle(Generation generation, TimeUs now);
+    void expire(TimeUs now);
+    void set_timeout(Sequence& sequence);
+    TimeUs queue_end(const Sequence& sequence) const;
+    TimeUs route_wait_end(const Sequence& sequence) const;
+    void note_rate(TimeUs now);
+    uint32_t retry_after_ms() const;
+
+    // Frames.
     void fill_route(const Route& route, Lane& lane, TimeUs now);
     Ready ready_rows(const Lane& lane) const;
-    uint32_t micro_batches(const Route& route, uint32_t decoding) const;
-    uint32_t frames_max(const Route& route, const Ready& ready) const;
+    uint32_t micro_batches(const Route& route, const Lane& lane, const Ready& ready) const;
+    uint32_t frames_max(const Route& route, const Lane& lane, const Ready& ready) const;
+    uint32_t decode_share(const Route& route, const Lane& lane, const Ready& ready) const;
+    bool waits_for_company(const Route& route, Lane& lane, const Ready& ready, TimeUs now);
     uint32_t frame_rows_max() const;
-    std::vector<Planned> compose(const Route& route, Ready ready) const;
+    std::vector<Planned> compose(const Route& route, const Lane& lane, Ready ready) const;
+    double slice_us(const Lane& lane, const Ready& ready) const;
+    void add_prefill(const Lane& lane, Ready& ready, FrameShape shape, uint32_t rows_free,
+                     std::vector<Planned>& plan) const;
+    uint32_t rows_within(const Lane& lane, const Sequence& sequence, const FrameShape& base,
+                         uint32_t rows_free, double slice) const;
+
+    // Dispatch.
     bool dispatch(const Route& route, Lane& lane, std::span<const Planned> plan, TimeUs now);
     std::vector<wire::Item> make_items(std::span<const Planned> plan) const;
     wire::Item make_item(const Sequence& sequence, uint32_t rows) const;
@@ -173,6 +238,9 @@ private:
     std::vector<uint32_t> masked_ids(const Sequence& sequence, uint32_t index) const;
 
     // Egress.
+    void note_times(Lane& lane, const InFlight& sent, std::span<const wire::HopTiming> timings,
+                    TimeUs now);
+    void note_token(Sequence& sequence, TimeUs now);
     void apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now);
     bool wants_target(const Sequence& sequence, uint32_t position) const;
     bool answers(const Sequence& sequence, const InFlightItem& sent,
@@ -193,6 +261,7 @@ private:
     Sequence* find_request(const std::string& client, const std::string& request_id);
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
     void send_status(const std::string& client);
+    wire::RouteStatus route_status(const Route& route) const;
     std::vector<wire::Counter> all_counters() const;
 
     // Cluster::Events.
@@ -211,7 +280,9 @@ private:
     std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
     std::map<std::string, Client> clients_;
     std::deque<SequenceId> text_jobs_;
-    std::deque<SequenceId> waiting_;
+    AdmissionQueue queue_;
+    std::optional<Claim> claim_;  // somebody gives way for it
+    std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     std::map<Admission, SequenceId> by_admission_;
     std::map<SequenceId, wire::Progress> resumes_;  // until their text job
     std::map<Generation, Lane> lanes_;
@@ -222,7 +293,13 @@ private:
     bool draining_ = false;
     TimeUs drain_until_ = kNever;
     bool finished_ = false;
+    TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
     RouterCounters counters_;
+    RouterHistograms histograms_;
+    // Tokens computed per second, prompt and answer, over the last seconds.
+    double tokens_per_s_ = 0;
+    uint64_t tokens_rated_ = 0;
+    TimeUs rated_at_ = 0;
     SocketCounters sockets_;
 };
 

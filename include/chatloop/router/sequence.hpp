@@ -17,8 +17,6 @@
 
 namespace chatloop {
 
-using SequenceId = uint64_t;  // of this router
-
 struct Sequence {
     SequenceId id = 0;
     std::string client;  // routing id on the front
@@ -36,6 +34,8 @@ struct Sequence {
     uint32_t rows_sent = 0;          // rows in frames so far: the next position
     FrameNumber last_frame = 0;      // that had rows of it
     uint32_t blocks_sent = 0;        // entries of placement->blocks named to the workers
+    bool lacks_block = false;        // its next row has no block: it waits for one
+    bool gives_way = false;          // is preempted when none of its rows is in flight
 
     std::unique_ptr<TextStream> text;
     StopText stop_text;              // holds back what may become a stop string
@@ -43,8 +43,12 @@ struct Sequence {
     uint32_t prompt_entries_sent = 0;
 
     TimeUs arrived_at = 0;
+    TimeUs queued_at = 0;            // the last time
     TimeUs admitted_at = 0;
     TimeUs first_token_at = 0;
+    TimeUs last_token_at = 0;
+    TimeUs deadline_at = kNever;
+    TimeUs timeout_at = kNever;      // of Router::timeouts_
 
     uint32_t committed() const { return static_cast<uint32_t>(ids.size()) - prompt_count; }
     uint32_t rows_left() const { return static_cast<uint32_t>(ids.size()) - rows_sent; }

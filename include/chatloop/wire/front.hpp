@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "chatloop/core/ids.hpp"
+#include "chatloop/wire/status.hpp"
 
 namespace chatloop::wire {
 
@@ -164,38 +165,6 @@ struct Pong {
     uint64_t nonce = 0;
     Incarnation router = 0;
     bool operator==(const Pong&) const = default;
-};
-
-struct Counter {
-    std::string name;
-    uint64_t value = 0;
-    bool operator==(const Counter&) const = default;
-};
-
-struct WorkerStatus {
-    std::string name;
-    uint8_t roles = 0;
-    uint32_t layer_first = 0;
-    uint32_t layer_end = 0;
-    std::string state;
-    std::string kernels;
-    std::string kv_cache_dtype;  // empty for a sampler
-    std::vector<Counter> counters;
-    bool operator==(const WorkerStatus&) const = default;
-};
-
-struct StatusReply {
-    std::string router;
-    std::string model;
-    std::string fingerprint;
-    bool ready = false;
-    std::vector<WorkerStatus> workers;
-    uint32_t running = 0;
-    uint32_t waiting = 0;
-    uint64_t backlog_bytes = 0;     // that wait for clients which do not read
-    std::vector<Counter> counters;  // of the router
-    std::vector<Counter> errors;    // ERROR messages, by code
-    bool operator==(const StatusReply&) const = default;
 };
 
 using RouterBody =

@@ -12,7 +12,7 @@
 using namespace chatloop;
 
 TEST_CASE("a placement takes its own slot and blocks, and none are left over") {
-    const auto kv = std::make_shared<KvBlocks>(2, 5);
+    const auto kv = std::make_shared<KvBlocks>(2, 5, 7);
     const auto a = place(kv, 1, 3);
     REQUIRE(a != nullptr);
     const auto b = place(kv, 2, 2);
@@ -29,7 +29,7 @@ TEST_CASE("a placement takes its own slot and blocks, and none are left over") {
 TEST_CASE("a pool of any size costs what is used of it") {
     std::vector<std::unique_ptr<KvBlocks>> pools;
     for (int i = 0; i < 1024; ++i) {
-        pools.push_back(std::make_unique<KvBlocks>(kSlotsMax, kBlocksMax));
+        pools.push_back(std::make_unique<KvBlocks>(kSlotsMax, kBlocksMax, 7));
         CHECK(pools.back()->take_block() == 0);
         CHECK(pools.back()->take_slot() == 0);
     }
@@ -38,14 +38,14 @@ TEST_CASE("a pool of any size costs what is used of it") {
 }
 
 TEST_CASE("a placement that does not fit takes nothing") {
-    const auto kv = std::make_shared<KvBlocks>(2, 5);
+    const auto kv = std::make_shared<KvBlocks>(2, 5, 7);
     CHECK(place(kv, 1, 6) == nullptr);
     CHECK(kv->free_blocks() == 5);
     CHECK(kv->free_slots() == 2);
 }
 
 TEST_CASE("slot and blocks return with the last reference only") {
-    const auto kv = std::make_shared<KvBlocks>(1, 4);
+    const auto kv = std::make_shared<KvBlocks>(1, 4, 7);
     auto sequence = place(kv, 1, 4);
     auto in_flight = sequence;
     auto another = sequence;
@@ -59,7 +59,7 @@ TEST_CASE("slot and blocks return with the last reference only") {
 }
 
 TEST_CASE("a pool outlives its route while frames refer to it") {
-    auto kv = std::make_shared<KvBlocks>(1, 4);
+    auto kv = std::make_shared<KvBlocks>(1, 4, 7);
     const std::weak_ptr<KvBlocks> watch = kv;
     auto placement = place(kv, 1, 2);
     kv.reset();
@@ -69,7 +69,7 @@ TEST_CASE("a pool outlives its route while frames refer to it") {
 }
 
 TEST_CASE("a block with two references is free after both are released") {
-    KvBlocks kv(1, 2);
+    KvBlocks kv(1, 2, 7);
     const BlockId block = kv.take_block();
     CHECK(kv.free_blocks() == 1);
     kv.release_block(block);

@@ -102,10 +102,19 @@ std::vector<RouterBody> router_examples() {
     by_length.finish_reason = "length";
     by_length.stop = std::monostate{};
 
-    StatusReply status{"router-a", "smollm2", "00112233445566ff", true, {}, 2, 3, 70000, {}, {}};
+    StatusReply status;
+    status.router = "router-a";
+    status.model = "smollm2";
+    status.fingerprint = "00112233445566ff";
+    status.ready = true;
+    status.running = 2;
+    status.waiting = 3;
+    status.backlog_bytes = 70000;
     status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", "f16", {{"frames_gap", 3}}});
     status.counters = {{"requests", 5}, {"rejected", std::numeric_limits<uint64_t>::max()}};
     status.errors = {{"worker_lost", 2}};
+    status.routes.push_back({7, true, {{"w", 1234}, {"v", 0}}, 2, {{"kv_held", 12}}});
+    status.histograms = {{"queue_ms", {1.0, 2.5}, {3, 0, 1}, 9.25}, {"empty", {}, {0}, 0.0}};
     return {
         Accepted{"r", {1, 2, 70000}, 5, "0123456789abcdef", "smollm2", {}},
         Accepted{"r", {}, 5, "0123456789abcdef", "smollm2", "hello"},

@@ -159,7 +159,15 @@ TEST_CASE("one wrong element makes a router's message wrong") {
          "/2/counters key unknown", "/2/errors key unknown", "/2/backlog_bytes huge",
          "/2/counters smaller",
          "/2/counters/requests huge", "/2/counters/rejected huge", "/2/errors smaller",
-         "/2/errors/worker_lost huge"},
+         "/2/errors/worker_lost huge", "/2/histograms key unknown", "/2/histograms smaller",
+         "/2/histograms/empty/counts/0 huge", "/2/histograms/empty/sum huge float",
+         "/2/histograms/queue_ms/bounds/0 huge float", "/2/histograms/queue_ms/bounds/1 huge float",
+         "/2/histograms/queue_ms/counts/0 huge", "/2/histograms/queue_ms/counts/1 huge",
+         "/2/histograms/queue_ms/counts/2 huge", "/2/histograms/queue_ms/sum huge float",
+         "/2/routes shorter", "/2/routes/0/counters key unknown", "/2/routes/0/counters smaller",
+         "/2/routes/0/counters/kv_held huge", "/2/routes/0/generation huge",
+         "/2/routes/0/hops shorter", "/2/routes/0/hops/0/busy_us huge",
+         "/2/routes/0/hops/1/busy_us huge"},
     };
     const auto examples = router_examples();
     for (size_t i = 0; i < examples.size(); ++i) {

@@ -1,0 +1,1 @@
+"""`chatloop bench`: a load generator for the client front."""
