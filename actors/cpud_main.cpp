@@ -58,6 +58,21 @@ json entry_json(const wire::TokenEntry& entry) {
     return {{"token_id", entry.token}, {"logprob", entry.logprob}, {"top", top}};
 }
 
+// Adds a piece to the answer, or to one of its further choices, which has the same fields.
+void add_piece(json& choice, const wire::Piece& piece, double ms) {
+    for (const uint32_t id : piece.token_ids) {
+        choice["token_ids"].push_back(id);
+        choice["token_ms"].push_back(ms);
+    }
+    if (!piece.logprobs) return;
+    for (const wire::TokenEntry& e : *piece.logprobs) choice["logprobs"].push_back(entry_json(e));
+}
+
+json empty_choice() {
+    return {{"token_ids", json::array()}, {"token_ms", json::array()},
+            {"logprobs", json::array()}};
+}
+
 class Cpud {
 public:
     explicit Cpud(const Options& options);
@@ -68,6 +83,7 @@ private:
     void read_requests();
     void submit(size_t index);
     void hear(const wire::RouterBody& body, TimeUs now);
+    static json& other_choice(Answer& answer, uint32_t choice);
     void print(const Answer& answer) const;
 
     Options options_;
@@ -186,23 +202,27 @@ void Cpud::hear(const wire::RouterBody& body, TimeUs now) {
     };
     if (const auto* accepted = std::get_if<wire::Accepted>(&body)) {
         Answer& answer = answer_of(accepted->request_id);
-        answer.result = {{"prompt_ids", accepted->prompt_ids}, {"seed", accepted->seed},
-                         {"fingerprint", accepted->fingerprint}, {"token_ids", json::array()},
-                         {"token_ms", json::array()}, {"logprobs", json::array()},
-                         {"prompt_logprobs", json::array()}};
+        answer.result = empty_choice();
+        answer.result.update({{"prompt_ids", accepted->prompt_ids}, {"seed", accepted->seed},
+                              {"fingerprint", accepted->fingerprint},
+                              {"prompt_logprobs", json::array()}, {"others", json::array()}});
         if (accepted->prompt_text) answer.text = *accepted->prompt_text;
         if (!options_.as_json && accepted->prompt_text) std::cout << *accepted->prompt_text;
     } else if (const auto* piece = std::get_if<wire::Piece>(&body)) {
         Answer& answer = answer_of(piece->request_id);
-        for (const uint32_t id : piece->token_ids) {
-            answer.result["token_ids"].push_back(id);
-            answer.result["token_ms"].push_back(static_cast<double>(now - started_at_) / 1000.0);
+        const double ms = static_cast<double>(now - started_at_) / 1000.0;
+        if (piece->choice == 0) {
+            add_piece(answer.result, *piece, ms);
+            answer.text += piece->text;
+            if (!options_.as_json) std::cout << piece->text << std::flush;
+            return;
         }
-        if (piece->logprobs)
-            for (const wire::TokenEntry& e : *piece->logprobs)
-                answer.result["logprobs"].push_back(entry_json(e));
-        answer.text += piece->text;
-        if (!options_.as_json) std::cout << piece->text << std::flush;
+        json& other = other_choice(answer, piece->choice);
+        add_piece(other, *piece, ms);
+        other["text"] = other.value("text", "") + piece->text;
+    } else if (const auto* end = std::get_if<wire::ChoiceDone>(&body)) {
+        if (end->choice == 0) return;  // DONE says the same
+        other_choice(answer_of(end->request_id), end->choice)["finish_reason"] = end->finish_reason;
     } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&body)) {
         for (const auto& e : prompt->entries)
             answer_of(prompt->request_id)
@@ -225,6 +245,13 @@ void Cpud::hear(const wire::RouterBody& body, TimeUs now) {
     }
 }
 
+// Choices 1 and up are in "others".
+json& Cpud::other_choice(Answer& answer, uint32_t choice) {
+    json& others = answer.result["others"];
+    while (others.size() < choice) others.push_back(empty_choice());
+    return others[choice - 1];
+}
+
 void Cpud::print(const Answer& answer) const {
     if (options_.as_json) {
         json line = answer.result;
@@ -236,6 +263,8 @@ void Cpud::print(const Answer& answer) const {
         std::cerr << kActor << ": " << answer.result["error"]["message"].get<std::string>() << "\n";
         return;
     }
+    for (const json& other : answer.result["others"])
+        std::cout << "\n--- another choice\n" << other.value("text", "");
     const double tokens = answer.result["completion_tokens"].get<double>();
     const double decode_s = answer.result["decode_ms"].get<double>() / 1000.0;
     std::cout << std::endl;

@@ -4,7 +4,17 @@ from .async_client import AsyncClient
 from .async_stream import AsyncStream
 from .client import DEFAULT_ENDPOINT, Client
 from .errors import ChatLoopError
-from .results import Durations, Generation, Piece, Pong, Progress, TokenLogprob, Usage
+from .results import (
+    Choice,
+    ChoiceProgress,
+    Durations,
+    Generation,
+    Piece,
+    Pong,
+    Progress,
+    TokenLogprob,
+    Usage,
+)
 from .stream import Stream
 
 __all__ = [
@@ -12,6 +22,8 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "ChatLoopError",
+    "Choice",
+    "ChoiceProgress",
     "Client",
     "Durations",
     "Generation",

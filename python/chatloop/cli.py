@@ -30,7 +30,14 @@ _SAMPLING = (
     ("top_k", int, "0 is off"),
     ("min_p", float, "least probability, as a share of the likeliest token's"),
     ("typical_p", float, "locally typical sampling"),
+    ("repetition_penalty", float, "of tokens in prompt and answer; 1 is off"),
+    ("presence_penalty", float, "of tokens in the answer; 0 is off"),
+    ("frequency_penalty", float, "the same, for each time"),
     ("seed", int, "of the sampling; a random one is printed by --json"),
+    ("n", int, "answers to the prompt"),
+    ("min_tokens", int, "least tokens in the answer"),
+    ("priority", int, "the higher goes first; default 0"),
+    ("deadline_ms", int, "end with an error when the answer is not there by then"),
     ("model", str, "refuse to be served by another model"),
     ("logprobs", int, "log-probabilities of the tokens and of K rivals, in --json"),
     ("prompt_logprobs", int, "the same for the prompt"),
@@ -56,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end_line()
         missing = error.code == UNREACHABLE
         cure = "; scripts/quickstart.sh --keep starts one on this machine" if missing else ""
+        if error.retry_after_ms is not None:
+            cure = f"; ask again in {error.retry_after_ms / 1000:g} s"
         print(f"chatloop: {error}{cure}", file=sys.stderr)
         return EXIT_UNREACHABLE if missing else EXIT_ERROR
     except KeyboardInterrupt:
@@ -84,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind, text in _SAMPLING:
         generate.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
     generate.add_argument("--stop", action="append", help="end before this text; may be repeated")
+    generate.add_argument("--stop-token-ids", type=int, action="append", metavar="ID",
+                          help="end before this token; may be repeated")
+    generate.add_argument("--logit-bias", type=_bias, action="append", metavar="ID=BIAS",
+                          help="is added to the logit of a token; may be repeated")
     generate.add_argument("--echo", action="store_true", help="print the prompt, too")
     generate.add_argument("--ignore-eos", action="store_true", help="go on to --max-tokens")
     generate.add_argument("--stats", action="store_true", help="a last line on standard error")
@@ -100,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
 def _generate(client: Client, options: argparse.Namespace) -> None:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     parameters: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
-    parameters.update(stop=options.stop)
+    parameters.update(stop=options.stop, stop_token_ids=options.stop_token_ids)
+    parameters.update(logit_bias=dict(options.logit_bias) if options.logit_bias else None)
     parameters.update(echo=options.echo or None, ignore_eos=options.ignore_eos or None)
     if options.chat or options.system is not None:
         said = [options.system] if options.system is not None else []
@@ -116,16 +130,32 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
         for piece in stream:
             if first_s is None and piece.token_ids:
                 first_s, first_tokens = time.monotonic(), len(piece.token_ids)
-            if not options.json:
+            if not options.json and options.n in (None, 1):  # several would mix
                 print(piece.text, end="", flush=True)
         result = stream.result
     ended_s = time.monotonic()
-    print(json.dumps(dataclasses.asdict(result)) if options.json else "", flush=True)
+    _print_result(result, options.json)
     if options.stats:
-        tokens = len(result.token_ids) - first_tokens
+        tokens = result.usage.completion_tokens - first_tokens
         decode_s = ended_s - (ended_s if first_s is None else first_s)
         wait_s = None if first_s is None else first_s - started_s
         print(_stats_line(result, wait_s, tokens, decode_s), file=sys.stderr)
+
+
+def _print_result(result: Generation, as_json: bool) -> None:
+    """What was not printed while it came."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result)), flush=True)
+        return
+    several = result.choices if len(result.choices) > 1 else []
+    for choice in several:
+        print(f"--- choice {choice.index}, {choice.finish_reason}\n{choice.text}")
+    print(end="" if several else "\n", flush=True)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token_id, _, bias = text.partition("=")
+    return int(token_id), float(bias)
 
 
 def _stats_line(

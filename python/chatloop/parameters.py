@@ -23,13 +23,21 @@ class Parameters(TypedDict, total=False):
     top_k: int | None  # 0 is off
     min_p: float | None
     typical_p: float | None
+    repetition_penalty: float | None  # of what prompt and answer have; 1 is off
+    presence_penalty: float | None  # of what the answer has; 0 is off
+    frequency_penalty: float | None  # the same, for each time
+    logit_bias: Mapping[int, float] | None  # by token id
     seed: int | None
+    n: int | None  # choices: answers to the one prompt
+    min_tokens: int | None  # before which nothing ends the answer
     stop: str | Iterable[str] | None
     stop_token_ids: Iterable[int] | None
     echo: bool | None
     logprobs: int | None  # this many rivals beside each token; 0: the token's own only
     prompt_logprobs: int | None
     ignore_eos: bool | None
+    priority: int | None  # the higher first; 0 is the default
+    deadline_ms: int | None  # from the request's arrival at the router
 
 
 def parameters_map(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +47,8 @@ def parameters_map(parameters: Mapping[str, Any]) -> dict[str, Any]:
         value = sent.get(name)
         if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
             sent[name] = list(value)  # an iterator must survive a second attempt
+    if isinstance(sent.get("logit_bias"), Mapping):
+        sent["logit_bias"] = dict(sent["logit_bias"])
     if "seed" not in sent and sent.get("temperature", 0) != 0:
         sent["seed"] = secrets.randbits(64)
     return sent

@@ -16,6 +16,7 @@ FRONT_BYTES_MAX = 4 << 20  # the router drops the link of a client that sends mo
 
 SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY = 1, 2, 3, 4, 5
 ACCEPTED, PIECE, PROMPT_PIECE, DONE, ERROR, PONG, STATUS = 65, 66, 67, 68, 69, 70, 71
+CHOICE_DONE = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class PieceMessage:
     text: bytes  # whole UTF-8
     text_offset: int  # bytes of the answer, the echoed prompt not counted
     logprobs: list[TokenLogprob] | None
+    choice: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,15 @@ class PromptPiece:
     request_id: str
     index: int
     entries: list[TokenLogprob | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDone:
+    request_id: str
+    choice: int
+    finish_reason: str
+    stop: str | int | None
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,7 @@ class StatusMessage:
     info: dict[str, Any]
 
 
-RequestMessage: TypeAlias = Accepted | PieceMessage | PromptPiece | Done | Failure
+RequestMessage: TypeAlias = Accepted | PieceMessage | PromptPiece | ChoiceDone | Done | Failure
 RouterMessage: TypeAlias = RequestMessage | PongMessage | StatusMessage
 
 
@@ -100,9 +111,10 @@ def cancel(request_id: str) -> bytes:
 
 def resume(progress: Progress) -> bytes:
     """The message that continues `progress` as its next attempt."""
+    tokens = [choice.token_ids for choice in progress.choices]
     so_far = {
         "prompt_ids": progress.prompt_ids,
-        "token_ids": progress.token_ids,
+        **({"token_ids": tokens[0]} if len(tokens) == 1 else {"choices": tokens}),
         "seed": progress.seed,
         "fingerprint": progress.fingerprint,
     }
@@ -175,7 +187,13 @@ def _accepted(request_id: Any, info: Any) -> Accepted:
 
 
 def _piece(
-    request_id: Any, index: Any, token_ids: Any, text: Any, text_offset: Any, logprobs: Any
+    request_id: Any,
+    index: Any,
+    token_ids: Any,
+    text: Any,
+    text_offset: Any,
+    logprobs: Any,
+    choice: Any,
 ) -> PieceMessage:
     ids = _ids(token_ids)
     entries = None if logprobs is None else [_entry(entry) for entry in _array(logprobs)]
@@ -188,6 +206,7 @@ def _piece(
         text=_text(text).encode(),
         text_offset=_unsigned(text_offset),
         logprobs=entries,
+        choice=_unsigned(choice),
     )
 
 
@@ -196,13 +215,23 @@ def _prompt_piece(request_id: Any, index: Any, entries: Any) -> PromptPiece:
     return PromptPiece(_text(request_id), _unsigned(index), decoded)
 
 
+def _choice_done(request_id: Any, choice: Any, info: Any) -> ChoiceDone:
+    info = _map(info)
+    return ChoiceDone(
+        request_id=_text(request_id),
+        choice=_unsigned(choice),
+        finish_reason=_text(info.get("finish_reason")),
+        stop=_stop(info.get("stop")),
+        completion_tokens=_unsigned(info.get("completion_tokens")),
+    )
+
+
 def _done(request_id: Any, info: Any) -> Done:
     info = _map(info)
-    stop = info.get("stop")
     return Done(
         request_id=_text(request_id),
         finish_reason=_text(info.get("finish_reason")),
-        stop=stop if stop is None or isinstance(stop, str) else _unsigned(stop),
+        stop=_stop(info.get("stop")),
         prompt_tokens=_unsigned(info.get("prompt_tokens")),
         completion_tokens=_unsigned(info.get("completion_tokens")),
         queue_ms=_number(info.get("queue_ms")),
@@ -237,8 +266,9 @@ def _status(info: Any) -> StatusMessage:
 # Type -> (elements after it, decoder).
 _DECODERS: dict[int, tuple[int, Callable[..., RouterMessage]]] = {
     ACCEPTED: (2, _accepted),
-    PIECE: (6, _piece),
+    PIECE: (7, _piece),
     PROMPT_PIECE: (3, _prompt_piece),
+    CHOICE_DONE: (3, _choice_done),
     DONE: (2, _done),
     ERROR: (6, _failure),
     PONG: (2, _pong),
@@ -256,6 +286,10 @@ def _entry(entry: Any) -> TokenLogprob:
             raise malformed("a log-probability without its token")
         top.append((_unsigned(pair[0]), _number(pair[1])))
     return TokenLogprob(_unsigned(fields[0]), _number(fields[1]), top)
+
+
+def _stop(value: Any) -> str | int | None:
+    return value if value is None or isinstance(value, str) else _unsigned(value)
 
 
 def _ids(value: Any) -> list[int]:

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import protocol
+from .choice import ChoiceAnswer, contradiction, overlap
 from .errors import TIMEOUT, ChatLoopError, malformed
 from .results import Durations, Generation, Piece, Progress, TokenLogprob, Usage
 
-# What one answer may hold, whatever a router sends: the longest context, and 64 bytes a token.
-ANSWER_TOKENS_MAX = 262144
-ANSWER_BYTES_MAX = 16 << 20
+CHOICES_MAX = 16
 
 
 def no_news() -> None:
@@ -40,9 +39,7 @@ class Request:
         self._accepted: protocol.Accepted | None = None
         self._done: protocol.Done | None = None
         self._prompt_logprobs: list[TokenLogprob | None] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []  # as long as _token_ids, or empty
-        self._answer = bytearray()  # UTF-8, without the echoed prompt
+        self._choices = [ChoiceAnswer(i) for i in range(_choice_count(parameters))]
         self._echo = b""
 
     @property
@@ -55,8 +52,8 @@ class Request:
 
     @property
     def committed(self) -> int:
-        """Tokens of the answer that are held."""
-        return len(self._token_ids)
+        """Tokens of all choices that are held."""
+        return sum(len(choice.token_ids) for choice in self._choices)
 
     @property
     def progress(self) -> Progress | None:
@@ -68,10 +65,8 @@ class Request:
             attempt=self.attempt,
             parameters=self._parameters,
             prompt_ids=self._accepted.prompt_ids,
-            token_ids=list(self._token_ids),
-            logprobs=list(self._logprobs),
+            choices=[choice.progress for choice in self._choices],
             prompt_logprobs=list(self._prompt_logprobs),
-            text=self._answer.decode(),
             seed=self._accepted.seed,
             fingerprint=self._accepted.fingerprint,
         )
@@ -89,10 +84,9 @@ class Request:
         """Takes over what an earlier stream held. Returns the message that continues it."""
         message = protocol.resume(progress)
         self.attempt = progress.attempt + 1
-        self._token_ids = list(progress.token_ids)
-        self._logprobs = list(progress.logprobs)
+        for choice, held in zip(self._choices, progress.choices, strict=True):
+            choice.restore(held)
         self._prompt_logprobs = list(progress.prompt_logprobs)
-        self._answer = bytearray(progress.text.encode())
         return message
 
     def fail(self, error: ChatLoopError) -> None:
@@ -130,13 +124,15 @@ class Request:
             raise malformed("a part of an answer before ACCEPTED")
         elif isinstance(message, protocol.PieceMessage):
             self._on_piece(message)
+        elif isinstance(message, protocol.ChoiceDone):
+            self._on_choice_done(message)
         else:
             self._on_prompt_piece(message)
 
     def _on_accepted(self, message: protocol.Accepted) -> None:
         if self._accepted is not None:
             if message != self._accepted:
-                raise _contradiction("ACCEPTED")
+                raise contradiction("ACCEPTED")
             return
         self._accepted = message
         if message.prompt_text:
@@ -150,35 +146,24 @@ class Request:
         self.fail(message.error())
 
     def _on_piece(self, message: protocol.PieceMessage) -> None:
-        known = _overlap(self._token_ids, message.index, message.token_ids, "token ids")
-        entries = message.logprobs or []
-        if self._wants("logprobs") and len(entries) != len(message.token_ids):
-            raise malformed("a piece without the log-probabilities that were asked for")
-        if entries and message.index < len(self._logprobs):
-            _overlap(self._logprobs, message.index, entries, "log-probabilities")
-        known_bytes = _overlap(self._answer, message.text_offset, message.text, "text")
-
-        if message.index + len(message.token_ids) > ANSWER_TOKENS_MAX:
-            raise malformed(f"more than {ANSWER_TOKENS_MAX} tokens")
-        if message.text_offset + len(message.text) > ANSWER_BYTES_MAX:
-            raise malformed(f"more than {ANSWER_BYTES_MAX} bytes of text")
-
-        fresh_text = message.text[known_bytes:]
-        piece = Piece(
-            index=len(self._token_ids),
-            token_ids=message.token_ids[known:],
-            text=_whole_text(fresh_text),
-            text_offset=len(self._echo) + len(self._answer),
-            logprobs=entries[known:] if self._wants("logprobs") else None,
-        )
-        self._token_ids += piece.token_ids
-        self._logprobs += piece.logprobs or []
-        self._answer += fresh_text
+        choice = self._choice(message.choice)
+        echo_bytes = 0 if choice.index else len(self._echo)
+        piece = choice.take(message, self._wants("logprobs"), echo_bytes)
         if piece.token_ids or piece.text:
             self.pieces.append(piece)
 
+    def _on_choice_done(self, message: protocol.ChoiceDone) -> None:
+        if len(self._choices) == 1:
+            raise malformed("the end of a choice where there is but one")
+        self._choice(message.choice).on_end(message)
+
+    def _choice(self, index: int) -> ChoiceAnswer:
+        if index >= len(self._choices):
+            raise malformed(f"something of choice {index} of {len(self._choices)}")
+        return self._choices[index]
+
     def _on_prompt_piece(self, message: protocol.PromptPiece) -> None:
-        known = _overlap(
+        known = overlap(
             self._prompt_logprobs, message.index, message.entries, "prompt log-probabilities"
         )
         assert self._accepted is not None
@@ -193,6 +178,8 @@ class Request:
             complete = len(self._prompt_logprobs) == len(self._accepted.prompt_ids)
             if self._wants("prompt_logprobs") and not complete:
                 raise malformed("DONE before all log-probabilities of the prompt")
+            if len(self._choices) > 1 and any(choice.end is None for choice in self._choices):
+                raise malformed("DONE before the end of each choice")
         self._done = message
 
     def _wants(self, parameter: str) -> bool:
@@ -207,15 +194,24 @@ class Request:
         if self._accepted is None:
             raise ChatLoopError("cancelled", "the request was cancelled before it was accepted")
         done, accepted = self._done, self._accepted
+        choices = [
+            choice.result(
+                b"" if choice.index else self._echo,
+                self._wants("logprobs"),
+                done.finish_reason,
+                done.stop,
+            )
+            for choice in self._choices
+        ]
         return Generation(
             request_id=self.request_id,
-            text=(self._echo + self._answer).decode(),
-            token_ids=self._token_ids,
-            logprobs=self._logprobs if self._wants("logprobs") else None,
+            text=choices[0].text,
+            token_ids=choices[0].token_ids,
+            logprobs=choices[0].logprobs,
             prompt_ids=accepted.prompt_ids,
             prompt_logprobs=self._prompt_logprobs if self._wants("prompt_logprobs") else None,
-            finish_reason=done.finish_reason,
-            stop=done.stop,
+            finish_reason=choices[0].finish_reason,
+            stop=choices[0].stop,
             usage=Usage(
                 prompt_tokens=done.prompt_tokens,
                 completion_tokens=done.completion_tokens,
@@ -225,25 +221,14 @@ class Request:
             model=accepted.model,
             fingerprint=accepted.fingerprint,
             seed=accepted.seed,
+            choices=choices,
         )
 
 
-def _overlap(held: Any, start: int, received: Any, what: str) -> int:
-    """How many of `received`, which begins at `start`, are already the tail of `held`."""
-    if start > len(held):
-        raise malformed(f"{what} from {start} on, but those from {len(held)} on are missing")
-    known = min(len(held) - start, len(received))
-    if held[start : start + known] != received[:known]:
-        raise _contradiction(what)
-    return known
-
-
-def _whole_text(text: bytes) -> str:
+def _choice_count(parameters: dict[str, Any]) -> int:
+    """The parameter n, if the router will accept it."""
     try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise malformed("text that overlaps held text within a character") from error
-
-
-def _contradiction(what: str) -> ChatLoopError:
-    return ChatLoopError("internal", f"the router repeated {what} with another content")
+        count = int(parameters.get("n") or 1)
+    except (TypeError, ValueError, OverflowError):
+        return 1
+    return count if 1 <= count <= CHOICES_MAX else 1

@@ -70,8 +70,11 @@ void Router::on_route_down(const Route& route, const std::string& why) {
     if (!ready()) without_route_since_ = ticked_at_;
     const std::vector<SequenceId> lost = found->second.sequences;
     lanes_.erase(found);
-    for (const SequenceId id : lost)
-        fail(*sequences_.at(id), {ErrorCode::kWorkerLost, "the route was lost: " + why});
+    for (const SequenceId id : lost) {
+        const auto sequence = sequences_.find(id);
+        if (sequence != sequences_.end())  // unless another choice of its request was first
+            fail(*sequence->second, {ErrorCode::kWorkerLost, "the route was lost: " + why});
+    }
 }
 
 void Router::on_worker_event(const WorkerPeer& worker, const std::string& what) {

@@ -128,7 +128,8 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     counters_.prefix_tokens += sequence.rows_sent;
     if (sequence.admitted_at == 0) {
         sequence.admitted_at = now;
-        histograms_.queue_ms.add(static_cast<double>(now - sequence.arrived_at) / 1000.0);
+        if (sequence.choice == 0)
+            histograms_.queue_ms.add(static_cast<double>(now - sequence.arrived_at) / 1000.0);
     }
     by_admission_[sequence.placement->admission] = sequence.id;
     lane.sequences.push_back(sequence.id);
@@ -216,7 +217,8 @@ void Router::preempt(Sequence& sequence, TimeUs now) {
 
 // How long it may wait: for a place, and for workers when there are none.
 TimeUs Router::queue_end(const Sequence& sequence) const {
-    const bool is_bounded = config_.queue_timeout_us > 0 && sequence.admitted_at == 0;
+    const bool is_bounded = config_.queue_timeout_us > 0 && sequence.admitted_at == 0 &&
+                            sequence.choice == 0;  // with which the request was admitted
     return is_bounded ? sequence.arrived_at + config_.queue_timeout_us : kNever;
 }
 
@@ -250,9 +252,10 @@ void Router::expire(TimeUs now) {
     while (!timeouts_.empty() && timeouts_.begin()->first <= now) {
         Sequence& sequence = *sequences_.at(timeouts_.begin()->second);
         if (now >= sequence.deadline_at) {
-            fail(sequence, {ErrorCode::kDeadlineExceeded,
-                            "deadline_ms is over with " + std::to_string(sequence.committed()) +
-                                " tokens committed"});
+            const uint32_t tokens = committed(*sequence.request);
+            fail(sequence, {ErrorCode::kDeadlineExceeded, "deadline_ms is over with " +
+                                                              std::to_string(tokens) +
+                                                              " tokens committed"});
         } else if (now >= queue_end(sequence)) {
             fail(sequence, {ErrorCode::kQueueTimeout, "no place within queue_timeout_ms",
                             retry_after_ms()});

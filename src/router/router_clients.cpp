@@ -45,23 +45,23 @@ void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs n
     }
 }
 
-Sequence* Router::find_request(const std::string& client, const std::string& request_id) {
+std::shared_ptr<Request> Router::find_request(const std::string& client,
+                                              const std::string& request_id) const {
     const auto known = clients_.find(client);
     if (known == clients_.end()) return nullptr;
     const auto request = known->second.requests.find(request_id);
-    return request == known->second.requests.end() ? nullptr
-                                                   : sequences_.at(request->second).get();
+    return request == known->second.requests.end() ? nullptr : request->second;
 }
 
 void Router::on_cancel(const std::string& client, const std::string& request_id, TimeUs now) {
-    Sequence* running = find_request(client, request_id);
+    const std::shared_ptr<Request> running = find_request(client, request_id);
     if (running == nullptr) {
         return reply_error(client, request_id,
                            {ErrorCode::kInvalidRequest, "no request of that id is running"});
     }
-    wire::Done done;
-    done.finish_reason = "cancelled";
-    finish(*running, std::move(done), now);
+    running->done = {};
+    running->done.finish_reason = "cancelled";
+    finish(*running, now);
     schedule(now);
 }
 
@@ -69,9 +69,10 @@ void Router::on_client_gone(const std::string& client, TimeUs now) {
     const auto known = clients_.find(client);
     if (known == clients_.end()) return;
     ++counters_.clients_gone;
-    const std::map<std::string, SequenceId> requests = known->second.requests;
-    for (const auto& [request_id, id] : requests)
-        fail(*sequences_.at(id), {ErrorCode::kCancelled, "its client is silent or gone"});
+    const auto requests = known->second.requests;
+    for (const auto& [request_id, request] : requests)
+        fail(*sequences_.at(request->running.front()),
+             {ErrorCode::kCancelled, "its client is silent or gone"});
     clients_.erase(client);
     schedule(now);
 }

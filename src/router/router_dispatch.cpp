@@ -120,6 +120,7 @@ std::string Router::make_sample(const Sequence& sequence, uint32_t position, uin
     }
     sample.index = sequence.committed();
     sample.seed = sequence.seed;
+    sample.choice = sequence.choice;
     sample.temperature = parameters.temperature;
     sample.top_k = parameters.top_k;
     sample.top_p = parameters.top_p;

@@ -103,7 +103,11 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
     }
     sequence.prompt_entries_sent += static_cast<uint32_t>(prompt.entries.size());
     if (!prompt.entries.empty()) send(sequence.client, prompt);
-    if (sampled != nullptr) return commit(sequence, *sampled, now);
+    if (sampled != nullptr) {
+        const std::shared_ptr<Request> request = sequence.request;
+        commit(sequence, *sampled, now);
+        return begin_others(request, now);
+    }
     const bool prompt_only = sequence.tokens_max == 0;
     if (prompt_only && sent.position + sent.rows >= sequence.prompt_count) {
         wire::Done done;
@@ -185,7 +189,7 @@ void Router::note_token(Sequence& sequence, TimeUs now) {
     const auto ms = [](TimeUs us) { return static_cast<double>(us) / 1000.0; };
     if (sequence.first_token_at == 0) {
         sequence.first_token_at = now;
-        histograms_.first_token_ms.add(ms(now - sequence.arrived_at));
+        if (sequence.choice == 0) histograms_.first_token_ms.add(ms(now - sequence.arrived_at));
     } else {
         histograms_.token_ms.add(ms(now - sequence.last_token_at));
     }
@@ -195,6 +199,7 @@ void Router::note_token(Sequence& sequence, TimeUs now) {
 void Router::send_piece(Sequence& sequence, const wire::Output& output, std::string text) {
     wire::Piece piece;
     piece.request_id = sequence.request_id;
+    piece.choice = sequence.choice;
     piece.index = sequence.committed() - 1;
     piece.token_ids = {output.token};
     piece.text_offset = sequence.text_offset;
@@ -215,58 +220,13 @@ void Router::send_rest(Sequence& sequence) {
     if (rest.empty()) return;
     wire::Piece piece;
     piece.request_id = sequence.request_id;
+    piece.choice = sequence.choice;
     piece.index = sequence.committed();
     piece.text_offset = sequence.text_offset;
     sequence.text_offset += rest.size();
     piece.text = std::move(rest);
     if (sequence.parameters.logprobs) piece.logprobs.emplace();
     send(sequence.client, piece);
-}
-
-void Router::finish(Sequence& sequence, wire::Done done, TimeUs now) {
-    const auto ms = [](TimeUs us) { return static_cast<double>(us) / 1000.0; };
-    done.request_id = sequence.request_id;
-    done.prompt_tokens = sequence.prompt_count;
-    done.completion_tokens = sequence.committed();
-    const TimeUs admitted = sequence.admitted_at != 0 ? sequence.admitted_at : now;
-    const TimeUs first = sequence.first_token_at != 0 ? sequence.first_token_at : now;
-    done.queue_ms = ms(admitted - sequence.arrived_at);
-    done.prefill_ms = ms(first - admitted);
-    done.decode_ms = ms(now - first);
-    log_('i', "done: " + done.finish_reason + ", " + std::to_string(done.prompt_tokens) + " + " +
-                  std::to_string(done.completion_tokens) + " tokens", sequence.request_id);
-    send(sequence.client, done);
-    forget(sequence);
-}
-
-void Router::fail(Sequence& sequence, const Error& error) {
-    log_('w', std::string(error_name(error.code)) + ": " + error.message, sequence.request_id);
-    const uint32_t committed = sequence.prompt_count == 0 ? 0 : sequence.committed();
-    reply_error(sequence.client, sequence.request_id, error, committed);
-    forget(sequence);
-}
-
-// The sequence is in no later frame; its slot and blocks return with the last frame in flight.
-void Router::forget(Sequence& sequence) {
-    const SequenceId id = sequence.id;
-    if (sequence.placement != nullptr) by_admission_.erase(sequence.placement->admission);
-    if (const auto lane = lanes_.find(sequence.generation); lane != lanes_.end())
-        std::erase(lane->second.sequences, id);
-    queue_.erase(id);
-    settle_claim(id);
-    if (sequence.admitted_at != 0) {  // it was charged for all that it might have generated
-        const uint32_t asked = sequence.tokens_max;
-        queue_.refund(sequence.client, sequence.parameters.priority,
-                      asked - std::min(asked, sequence.committed()));
-    }
-    timeouts_.erase({sequence.timeout_at, id});
-    std::erase(text_jobs_, id);
-    resumes_.erase(id);
-    if (const auto client = clients_.find(sequence.client); client != clients_.end()) {
-        client->second.requests.erase(sequence.request_id);
-        if (client->second.requests.empty()) clients_.erase(client);
-    }
-    sequences_.erase(id);
 }
 
 }  // namespace chatloop

@@ -50,7 +50,7 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
                        TimeUs now) {
     ++counters_.requests;
     const uint32_t attempt = resume ? resume->attempt : 0;
-    if (Sequence* running = find_request(client, request_id)) {
+    if (const std::shared_ptr<Request> running = find_request(client, request_id)) {
         if (attempt <= running->attempt) {
             ++counters_.rejected;  // without its id, which would end the request that runs
             return reply_error(client, std::nullopt,
@@ -62,19 +62,26 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
         ++counters_.rejected;
         return reply_error(client, request_id, ok.error());
     }
-    auto sequence = std::make_unique<Sequence>();
-    sequence->id = ++last_sequence_;
-    sequence->client = client;
-    sequence->request_id = request_id;
-    sequence->attempt = attempt;
-    sequence->arrived_at = sequence->queued_at = now;
+    auto request = std::make_shared<Request>();
+    request->client = client;
+    request->id = request_id;
+    request->choices = parameters.n;
+    request->attempt = attempt;
+    if (resume) request->resume = std::move(resume->progress);
+    SequenceStart start;
+    start.client = client;
+    start.request_id = request_id;
+    start.arrived_at = now;
     if (parameters.deadline_ms)
-        sequence->deadline_at = now + TimeUs{*parameters.deadline_ms} * kMillisecondUs;
-    sequence->parameters = std::move(parameters);
+        start.deadline_at = now + TimeUs{*parameters.deadline_ms} * kMillisecondUs;
+    start.parameters = std::move(parameters);
+    auto sequence = std::make_unique<Sequence>(std::move(start), request);
+    sequence->id = ++last_sequence_;
+    sequence->queued_at = now;
+    request->running = {sequence->id};
     Client& entry = clients_[client];
     entry.heard_at = now;
-    entry.requests[request_id] = sequence->id;
-    if (resume) resumes_[sequence->id] = std::move(resume->progress);
+    entry.requests[request_id] = std::move(request);
     set_timeout(*sequence);
     text_jobs_.push_back(sequence->id);
     sequences_[sequence->id] = std::move(sequence);
@@ -85,49 +92,19 @@ void Router::run_unit(TimeUs now) {
     Sequence& sequence = *sequences_.at(text_jobs_.front());
     text_jobs_.pop_front();
     Status prepared = prepare(sequence);
-    const auto resume = resumes_.find(sequence.id);
     if (prepared) prepared = accept(sequence);
     if (!prepared) {
         ++counters_.rejected;
         return fail(sequence, prepared.error());
     }
-    std::optional<wire::Done> done;
-    if (resume != resumes_.end()) {
-        Result<std::optional<wire::Done>> replayed = replay_text(sequence, resume->second);
-        if (!replayed) return fail(sequence, replayed.error());
-        done = std::move(*replayed);
-        resumes_.erase(sequence.id);
+    const std::shared_ptr<Request> request = sequence.request;
+    if (request->choices > 1) {
+        request->others = static_cast<const SequenceStart&>(sequence);
+        request->others->parameters.prompt_logprobs.reset();
     }
-    const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
-    const bool complete = sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max;
-    if (!done && (asks_nothing || complete)) {
-        send_rest(sequence);
-        done.emplace().finish_reason = "length";
-    }
-    if (done) return finish(sequence, std::move(*done), now);
-    enqueue(sequence, now);
+    begin(sequence, now);
+    if (!request->others) request->resume.reset();
     schedule(now);
-}
-
-// A resumed answer: its tokens are the client's already, what is held back of their text is
-// rebuilt, and a stop rule that they meet ends it here as it would have ended there.
-Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
-                                                      const wire::Progress& progress) const {
-    std::optional<wire::Done> done;
-    for (const uint32_t id : progress.token_ids) {
-        if (done)
-            return Error{ErrorCode::kInvalidRequest, "token_ids go on behind a stop rule's match"};
-        if ((done = stop_rule(sequence, id))) continue;
-        Result<std::string> text = sequence.text->push(id);
-        if (!text) return text.error();
-        sequence.append(id);
-        StopText::Step step = push_text(sequence, std::move(*text));
-        sequence.text_offset += step.text.size();
-        if (!step.match) continue;
-        done.emplace().finish_reason = "stop";
-        done->stop = *step.match;
-    }
-    return done;
 }
 
 Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& parameters) const {
@@ -162,10 +139,10 @@ Status Router::check_prompt_bytes(const wire::Parameters& parameters) const {
 // Text to ids, and every check that needs them.
 Status Router::prepare(Sequence& sequence) {
     const wire::Parameters& parameters = sequence.parameters;
-    const auto resume = resumes_.find(sequence.id);
-    if (resume != resumes_.end()) {
-        sequence.ids = resume->second.prompt_ids;
-        sequence.seed = resume->second.seed;
+    const std::optional<wire::Progress>& resume = sequence.request->resume;
+    if (resume) {
+        sequence.ids = resume->prompt_ids;
+        sequence.seed = resume->seed;
     } else {
         if (const Status sized = check_prompt_bytes(parameters); !sized) return sized.error();
         Result<std::vector<uint32_t>> ids = encode_prompt(parameters);
@@ -175,18 +152,20 @@ Status Router::prepare(Sequence& sequence) {
     }
     if (sequence.ids.empty()) return Error{ErrorCode::kInvalidRequest, "the prompt is empty"};
     sequence.prompt_count = static_cast<uint32_t>(sequence.ids.size());
-    std::vector<uint32_t> all = sequence.ids;
-    if (resume != resumes_.end()) {
-        const std::vector<uint32_t>& tokens = resume->second.token_ids;
-        all.insert(all.end(), tokens.begin(), tokens.end());
-    }
-    for (const uint32_t id : all)
+    for (const uint32_t id : sequence.ids)
         if (const Status known = in_vocabulary(id); !known) return known;
+    size_t answer = parameters.max_tokens > 0 ? 1 : 0;  // tokens that there must be room for
+    if (resume) {
+        for (const std::vector<uint32_t>& tokens : resume->choices) {
+            answer = std::max(answer, tokens.size());
+            for (const uint32_t id : tokens)
+                if (const Status known = in_vocabulary(id); !known) return known;
+        }
+    }
     uint64_t context = config_.context_length;
     for (const auto& [generation, route] : cluster_.routes())
         context = std::min<uint64_t>(context, uint64_t{route.kv->block_count()} * kBlockRows);
-    const uint64_t needed = uint64_t{sequence.prompt_count} + (parameters.max_tokens > 0 ? 1 : 0);
-    if (needed > context || all.size() > context) {
+    if (sequence.ids.size() + answer > context) {
         return Error{ErrorCode::kPromptTooLong,
                      "the prompt has " + std::to_string(sequence.prompt_count) +
                          " tokens; prompt and answer together fit " + std::to_string(context)};
@@ -197,6 +176,7 @@ Status Router::prepare(Sequence& sequence) {
         for (const uint32_t id : sequence.ids) sequence.history.add_prompt(id);
     sequence.text = text_.stream(true);
     sequence.stop_text = StopText(parameters.stop);
+    sequence.parameters.prompt = std::string();  // it is ids now
     return check_sampling(sequence);
 }
 

@@ -22,10 +22,11 @@ enum class FrontType : uint8_t {
     kFailure = 69,
     kPong = 70,
     kStatusReply = 71,
+    kChoiceDone = 72,
 };
 
 inline constexpr size_t kFrontPrefix = 2;  // version and type
-inline constexpr size_t kFrontElementsMax = kFrontPrefix + 6;
+inline constexpr size_t kFrontElementsMax = kFrontPrefix + 7;
 
 // Begins a message of `body_elements` behind its type.
 Writer& begin_front(Writer& writer, FrontType type, size_t body_elements);
@@ -34,7 +35,7 @@ void write_parameters(Writer& writer, const Parameters& parameters);
 Parameters read_parameters(Value value, Problem& problem);
 
 void write_progress(Writer& writer, const Progress& progress);
-Progress read_progress(Value value);
+Progress read_progress(Value value, uint32_t choices);
 
 void write_status(Writer& writer, const StatusReply& status);
 StatusReply read_status(Value value);

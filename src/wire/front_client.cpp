@@ -58,7 +58,7 @@ ClientBody read_body(FrontType type, Fields& f, Problem& problem, ClientError& f
             m.request_id = read_request_id(f, problem, failure);
             m.attempt = f.next("attempt").u32();
             m.parameters = read_parameters(f.next("parameters"), problem);
-            m.progress = read_progress(f.next("progress"));
+            m.progress = read_progress(f.next("progress"), m.parameters.n);
             return m;
         }
         case FrontType::kPing: return Ping{f.next("nonce").u64()};

@@ -16,6 +16,13 @@ void write_entry(Writer& writer, const TokenEntry& entry) {
     for (const TopLogprob& top : entry.top) writer.array(2).number(top.token).f32(top.logprob);
 }
 
+void write_end(Writer& writer, const std::string& finish_reason, const Stop& stop) {
+    writer.str("finish_reason").str(finish_reason).str("stop");
+    if (const auto* text = std::get_if<std::string>(&stop)) writer.str(*text);
+    else if (const auto* id = std::get_if<uint32_t>(&stop)) writer.number(*id);
+    else writer.nil();
+}
+
 struct Encoder {
     Writer& writer;
 
@@ -27,14 +34,15 @@ struct Encoder {
         if (m.prompt_text) writer.str("prompt_text").str(*m.prompt_text);
     }
     void operator()(const Piece& m) {
-        begin_front(writer, FrontType::kPiece, 6).str(m.request_id).number(m.index);
+        begin_front(writer, FrontType::kPiece, 7).str(m.request_id).number(m.index);
         writer.numbers(m.token_ids).str(m.text).number(m.text_offset);
-        if (!m.logprobs) {
+        if (m.logprobs) {
+            writer.array(m.logprobs->size());
+            for (const TokenEntry& entry : *m.logprobs) write_entry(writer, entry);
+        } else {
             writer.nil();
-            return;
         }
-        writer.array(m.logprobs->size());
-        for (const TokenEntry& entry : *m.logprobs) write_entry(writer, entry);
+        writer.number(m.choice);
     }
     void operator()(const PromptPiece& m) {
         begin_front(writer, FrontType::kPromptPiece, 3).str(m.request_id).number(m.index);
@@ -44,12 +52,16 @@ struct Encoder {
             else writer.nil();
         }
     }
+    void operator()(const ChoiceDone& m) {
+        begin_front(writer, FrontType::kChoiceDone, 3).str(m.request_id).number(m.choice);
+        writer.map(3);
+        write_end(writer, m.finish_reason, m.stop);
+        writer.str("completion_tokens").number(m.completion_tokens);
+    }
     void operator()(const Done& m) {
         begin_front(writer, FrontType::kDone, 2).str(m.request_id);
-        writer.map(7).str("finish_reason").str(m.finish_reason).str("stop");
-        if (const auto* text = std::get_if<std::string>(&m.stop)) writer.str(*text);
-        else if (const auto* id = std::get_if<uint32_t>(&m.stop)) writer.number(*id);
-        else writer.nil();
+        writer.map(7);
+        write_end(writer, m.finish_reason, m.stop);
         writer.str("prompt_tokens").number(m.prompt_tokens);
         writer.str("completion_tokens").number(m.completion_tokens);
         writer.str("queue_ms").f64(m.queue_ms).str("prefill_ms").f64(m.prefill_ms);
@@ -109,10 +121,13 @@ Piece read_piece(Fields& f) {
     m.text = f.next("text").str(kFrontBytesMax);
     m.text_offset = f.next("text_offset").u64();
     const Value logprobs = f.next("logprobs");
-    if (logprobs.is_nil()) return m;
-    Fields entries = logprobs.fields(m.token_ids.size());
-    m.logprobs.emplace();
-    for (size_t i = 0; i < entries.count(); ++i) m.logprobs->push_back(read_entry(entries.next()));
+    if (!logprobs.is_nil()) {
+        Fields entries = logprobs.fields(m.token_ids.size());
+        m.logprobs.emplace();
+        for (size_t i = 0; i < entries.count(); ++i)
+            m.logprobs->push_back(read_entry(entries.next()));
+    }
+    m.choice = f.next("choice").u32(0, kChoicesMax - 1);
     return m;
 }
 
@@ -130,19 +145,34 @@ PromptPiece read_prompt_piece(Fields& f) {
     return m;
 }
 
+void read_end(Entries& info, std::string& finish_reason, Stop& stop) {
+    const Value reason = info.take("finish_reason");
+    finish_reason = reason.str(kNameBytesMax);
+    if (std::find(kFinishReasons.begin(), kFinishReasons.end(), finish_reason) ==
+        kFinishReasons.end()) {
+        reason.fail("is unknown");
+    }
+    const Value value = info.take("stop");
+    if (value.is_str()) stop = value.str(kStopStringBytesMax);
+    else if (!value.is_nil()) stop = value.u32();
+}
+
+ChoiceDone read_choice_done(Fields& f) {
+    ChoiceDone m;
+    m.request_id = read_request_id(f);
+    m.choice = f.next("choice").u32(0, kChoicesMax - 1);
+    Entries info = f.next("info").entries(kInfoEntriesMax);
+    read_end(info, m.finish_reason, m.stop);
+    m.completion_tokens = info.take("completion_tokens").u32();
+    info.finish();
+    return m;
+}
+
 Done read_done(Fields& f) {
     Done m;
     m.request_id = read_request_id(f);
     Entries info = f.next("info").entries(kInfoEntriesMax);
-    const Value reason = info.take("finish_reason");
-    m.finish_reason = reason.str(kNameBytesMax);
-    if (std::find(kFinishReasons.begin(), kFinishReasons.end(), m.finish_reason) ==
-        kFinishReasons.end()) {
-        reason.fail("is unknown");
-    }
-    const Value stop = info.take("stop");
-    if (stop.is_str()) m.stop = stop.str(kStopStringBytesMax);
-    else if (!stop.is_nil()) m.stop = stop.u32();
+    read_end(info, m.finish_reason, m.stop);
     m.prompt_tokens = info.take("prompt_tokens").u32();
     m.completion_tokens = info.take("completion_tokens").u32();
     m.queue_ms = info.take("queue_ms").duration();
@@ -181,9 +211,11 @@ std::optional<BodyReader> body_reader(uint8_t type) {
     switch (FrontType{type}) {
         case FrontType::kAccepted:
             return {{2, [](Fields& f) -> RouterBody { return read_accepted(f); }}};
-        case FrontType::kPiece: return {{6, [](Fields& f) -> RouterBody { return read_piece(f); }}};
+        case FrontType::kPiece: return {{7, [](Fields& f) -> RouterBody { return read_piece(f); }}};
         case FrontType::kPromptPiece:
             return {{3, [](Fields& f) -> RouterBody { return read_prompt_piece(f); }}};
+        case FrontType::kChoiceDone:
+            return {{3, [](Fields& f) -> RouterBody { return read_choice_done(f); }}};
         case FrontType::kDone: return {{2, [](Fields& f) -> RouterBody { return read_done(f); }}};
         case FrontType::kFailure:
             return {{6, [](Fields& f) -> RouterBody { return read_failure(f); }}};

@@ -201,16 +201,27 @@ Parameters read_parameters(Value value, Problem& problem) {
 
 void write_progress(Writer& writer, const Progress& progress) {
     writer.map(4).str("prompt_ids").numbers(progress.prompt_ids);
-    writer.str("token_ids").numbers(progress.token_ids);
+    if (progress.choices.size() == 1) {
+        writer.str("token_ids").numbers(progress.choices[0]);
+    } else {
+        writer.str("choices").array(progress.choices.size());
+        for (const std::vector<uint32_t>& token_ids : progress.choices) writer.numbers(token_ids);
+    }
     writer.str("seed").number(progress.seed);
     writer.str("fingerprint").str(progress.fingerprint);
 }
 
-Progress read_progress(Value value) {
+Progress read_progress(Value value, uint32_t choices) {
     Entries entries = value.entries(4);
     Progress progress;
     progress.prompt_ids = entries.take("prompt_ids").numbers(kPromptIdsMax);
-    progress.token_ids = entries.take("token_ids").numbers(kPromptIdsMax);
+    if (choices == 1) {
+        progress.choices = {entries.take("token_ids").numbers(kPromptIdsMax)};
+    } else {
+        Fields each = entries.take("choices").fields(choices);
+        for (size_t i = 0; i < each.count(); ++i)
+            progress.choices.push_back(each.next().numbers(kPromptIdsMax));
+    }
     progress.seed = entries.take("seed").u64();
     progress.fingerprint = read_fingerprint(entries.take("fingerprint"));
     entries.finish();

@@ -12,6 +12,7 @@ import zmq
 
 SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY = 1, 2, 3, 4, 5
 ACCEPTED, PIECE, PROMPT_PIECE, DONE, ERROR, PONG, STATUS = 65, 66, 67, 68, 69, 70, 71
+CHOICE_DONE = 72
 
 FINGERPRINT = "00c0ffee00c0ffee"
 Handler = Callable[["FakeRouter", list[Any]], None]
@@ -95,8 +96,15 @@ class FakeRouter:
         text: str,
         offset: int,
         logprobs: Any = None,
+        choice: int = 0,
     ) -> None:
-        self.send(request_id, PIECE, request_id, index, ids, text, offset, logprobs)
+        self.send(request_id, PIECE, request_id, index, ids, text, offset, logprobs, choice)
+
+    def choice_done(
+        self, request_id: str, choice: int, reason: str = "stop", stop: Any = None, tokens: int = 0
+    ) -> None:
+        info = {"finish_reason": reason, "stop": stop, "completion_tokens": tokens}
+        self.send(request_id, CHOICE_DONE, request_id, choice, info)
 
     def done(
         self, request_id: str, reason: str = "stop", stop: Any = None, tokens: int = 0
@@ -120,7 +128,7 @@ class FakeRouter:
         while not self._stopping.is_set() or not self._outgoing.empty():
             if self._socket.poll(2, zmq.POLLIN):
                 peer, body = self._socket.recv_multipart()
-                self._on_message(peer, msgpack.unpackb(body))
+                self._on_message(peer, msgpack.unpackb(body, strict_map_key=False))
             while not self._outgoing.empty():
                 self._socket.send_multipart(self._outgoing.get())
 

@@ -26,13 +26,13 @@ from fake_router import (
 )
 
 from chatloop import ChatLoopError
-from chatloop.request import ANSWER_BYTES_MAX, ANSWER_TOKENS_MAX
+from chatloop.choice import ANSWER_BYTES_MAX, ANSWER_TOKENS_MAX
 
 
 def test_answers_to_nobody_are_counted_and_ignored(connect: Connect) -> None:
     def handler(router: FakeRouter, message: list[Any]) -> None:
         for _ in range(3):
-            router.send(message[1], PIECE, "nobody", 0, [1], "x", 0, None)
+            router.send(message[1], PIECE, "nobody", 0, [1], "x", 0, None, 0)
         word_handler(router, message)
 
     with FakeRouter(handler) as router, connect(router.endpoint) as client:

@@ -59,6 +59,49 @@ def test_generate_passes_its_options_on_and_prints_json() -> None:
     assert result["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
+def test_generate_has_an_option_for_each_parameter() -> None:
+    options = {
+        "top-p": 0.5, "top-k": 4, "min-p": 0.25, "typical-p": 0.75, "repetition-penalty": 1.5,
+        "presence-penalty": -0.5, "frequency-penalty": 0.25, "min-tokens": 2, "priority": -3,
+        "deadline-ms": 900, "logprobs": 2, "prompt-logprobs": 1,
+    }  # fmt: skip
+    words = [f"--{name}={value}" for name, value in options.items()]
+    repeated = ["--logit-bias", "7=-1.5", "--logit-bias", "9=2", "--stop-token-ids", "3"]
+    with FakeRouter(silent_handler) as router:
+        process = subprocess.Popen(
+            [*COMMAND, "generate", "hi", "--endpoint", router.endpoint, *words, *repeated],
+            env=ENVIRONMENT,
+        )
+        assert eventually(lambda: router.heard_of(SUBMIT), 15)
+        process.terminate()
+        process.wait(15)
+        [submit] = router.heard_of(SUBMIT)
+    assert submit[2] == {
+        **{name.replace("-", "_"): value for name, value in options.items()},
+        "prompt": "hi",
+        "logit_bias": {7: -1.5, 9: 2.0},
+        "stop_token_ids": [3],
+    }
+
+
+def test_several_choices_are_printed_one_below_the_other() -> None:
+    def handler(router: FakeRouter, message: list[Any]) -> None:
+        router.accept(message[1], [1])
+        for choice in (1, 0):
+            router.piece(message[1], 0, [5], f"answer {choice}", 0, choice=choice)
+            router.choice_done(message[1], choice, "length", tokens=1)
+        router.done(message[1], "length", tokens=2)
+
+    with FakeRouter(handler) as router:
+        ended = chatloop("generate", "hi", "--n", "2", "--endpoint", router.endpoint)
+        as_json = chatloop("generate", "hi", "--n", "2", "--json", "--endpoint", router.endpoint)
+    assert (ended.returncode, ended.stdout) == (
+        0, "--- choice 0, length\nanswer 0\n--- choice 1, length\nanswer 1\n",
+    )  # fmt: skip
+    choices = json.loads(as_json.stdout)["choices"]
+    assert [choice["text"] for choice in choices] == ["answer 0", "answer 1"]
+
+
 def test_status_and_ping() -> None:
     with FakeRouter(word_handler) as router:
         status = chatloop("status", "--endpoint", router.endpoint)
@@ -79,11 +122,18 @@ def test_an_error_is_one_line_and_an_exit_code() -> None:
     def refuse(router: FakeRouter, message: list[Any]) -> None:
         router.error(message[1], "queue_full", True)
 
+    def refuse_for_now(router: FakeRouter, message: list[Any]) -> None:
+        router.error(message[1], "queue_full", True, retry_after_ms=1500)
+
     with FakeRouter(refuse) as router:
         ended = chatloop("generate", "hi", "--endpoint", router.endpoint)
-        endpoint = router.endpoint
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "chatloop: queue_full: no luck\n"
+
+    with FakeRouter(refuse_for_now) as router:
+        ended = chatloop("generate", "hi", "--endpoint", router.endpoint)
+        endpoint = router.endpoint
+    assert ended.stderr == "chatloop: queue_full: no luck; ask again in 1.5 s\n"
 
     ended = chatloop("ping", "--endpoint", endpoint, "--connect-timeout", "0.2")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (69, 1)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import zmq
 from conftest import Connect
-from fake_router import CANCEL, SUBMIT, WORDS, FakeRouter, silent_handler, word_handler
+from fake_router import CANCEL, RESUME, SUBMIT, WORDS, FakeRouter, silent_handler, word_handler
 from test_faults import free_port
 from test_stream import eventually
 
@@ -29,10 +29,12 @@ SOON_S = 2.0  # ten times what close() may take
 
 
 def hold_x(router: FakeRouter, message: list[Any]) -> None:
-    """Lets requests for "x" wait, answers the others."""
-    (silent_handler if message[0] == CANCEL or message[2]["prompt"] == "x" else word_handler)(
-        router, message
-    )
+    """Lets requests for "x" wait, answers the others.
+
+    An interrupt before a request's first PING has the client ask again: a RESUME.
+    """
+    waits = message[0] in (CANCEL, RESUME) or message[2]["prompt"] == "x"
+    (silent_handler if waits else word_handler)(router, message)
 
 
 def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:

@@ -128,7 +128,7 @@ def test_a_piece_that_contradicts_or_leaves_a_gap_ends_the_request(
     "message",
     [b"", b"\xc1", msgpack.packb([2, PIECE, "r"]), msgpack.packb([1, 200, "r"]),
      msgpack.packb([1, PIECE, "r", 0, [1], "text"]),
-     msgpack.packb([1, PIECE, "r", 0, [-1], "text", 0, None])],
+     msgpack.packb([1, PIECE, "r", 0, [-1], "text", 0, None, 0])],
 )  # fmt: skip
 def test_bytes_that_are_no_message_end_the_running_requests(
     connect: Connect, message: bytes

@@ -32,29 +32,29 @@ void adjust(const wire::Parameters& p, const std::vector<uint32_t>& prompt,
     }
 }
 
-}  // namespace
-
-void expect(SimRequest& request, uint32_t stages) {
-    const wire::Parameters& p = request.submit.parameters;
+// `choice` of a request, token by token.
+void expect_choice(const wire::Parameters& p, uint32_t stages, uint32_t number,
+                   SimChoice& choice) {
     const auto* kernels = kernel::find_kernels("reference", kernel::cpu_features());
     const std::vector<uint32_t> prompt = std::get<std::vector<uint32_t>>(p.prompt);
     std::vector<uint32_t> ids = prompt;
-    std::vector<uint32_t>& output = request.expected;
+    std::vector<uint32_t>& output = choice.expected;
     SamplingParams sampling;
     sampling.temperature = p.temperature;
     sampling.top_k = p.top_k;
     sampling.top_p = p.top_p;
     sampling.min_p = p.min_p;
     sampling.seed = *p.seed;
+    sampling.choice = number;
     SamplingScratch scratch;
-    request.expected_reason = "length";
+    choice.expected_reason = "length";
     for (uint32_t index = 0; index < p.max_tokens; ++index) {
         std::vector<float> logits(kVocab);
         hash_logits(hash_oracle(stages, ids).back(), logits.data());
         adjust(p, prompt, output, logits);
         const uint32_t token = sample(*kernels, logits, sampling, index, scratch);
         if (token == 0 || contains(p.stop_token_ids, token)) {
-            request.expected_reason = "stop";
+            choice.expected_reason = "stop";
             return;
         }
         ids.push_back(token);
@@ -62,11 +62,20 @@ void expect(SimRequest& request, uint32_t stages) {
         const auto character = static_cast<char>(32 + token);
         const bool may_end = output.size() >= p.min_tokens;
         if (may_end && !p.stop.empty() && p.stop[0][0] == character) {
-            request.expected_reason = "stop";
+            choice.expected_reason = "stop";
             return;
         }
-        request.expected_text += character;
+        choice.expected_text += character;
     }
+}
+
+}  // namespace
+
+void expect(SimRequest& request, uint32_t stages) {
+    const wire::Parameters& p = request.submit.parameters;
+    request.choices.resize(p.n);
+    for (uint32_t number = 0; number < p.n; ++number)
+        expect_choice(p, stages, number, request.choices[number]);
 }
 
 }  // namespace chatloop::sim

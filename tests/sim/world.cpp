@@ -69,14 +69,17 @@ void World::add_requests() {
         SimRequest request = make_request(i);
         request.client = "client-" + std::to_string(random_.below(clients));
         expect(request, stages_);
-        if (!request.expected.empty() && random_.one_in(5)) {  // begun elsewhere
+        if (request.submit.parameters.max_tokens > 0 && random_.one_in(5)) {  // begun elsewhere
             wire::Progress progress;
             progress.prompt_ids = std::get<std::vector<uint32_t>>(request.submit.parameters.prompt);
-            const uint32_t kept = random_.below(static_cast<uint32_t>(request.expected.size()));
-            progress.token_ids.assign(request.expected.begin(), request.expected.begin() + kept);
+            for (SimChoice& choice : request.choices) {
+                const auto count = static_cast<uint32_t>(choice.expected.size());
+                choice.tokens.assign(choice.expected.begin(),
+                                     choice.expected.begin() + random_.below(count + 1));
+                progress.choices.push_back(choice.tokens);
+            }
             progress.seed = *request.submit.parameters.seed;
             progress.fingerprint = "000000000000002a";
-            request.tokens = progress.token_ids;
             request.resume = std::move(progress);
         }
         requests_.push_back(std::move(request));
@@ -117,6 +120,7 @@ SimRequest World::make_request(uint32_t index) {
             p.logit_bias.push_back({id, static_cast<float>(random_.below(9)) - 4.0f});
     }
     if (random_.one_in(3)) p.stop_token_ids = {random_.below(kVocab), random_.below(kVocab)};
+    if (random_.one_in(4)) p.n = 2 + random_.below(3);
     if (random_.one_in(3)) p.min_tokens = random_.below(p.max_tokens + 1);
     request.at = now_ + random_.below(400'000);
     if (random_.one_in(6)) request.cancel_at = request.at + random_.below(300'000);
@@ -146,10 +150,21 @@ void World::hear(const std::string& client, const wire::RouterBody& body) {
     } else if (const auto* piece = std::get_if<wire::Piece>(&body)) {
         SimRequest* r = request_of(piece->request_id);
         if (r == nullptr) return;
-        if (piece->index != r->tokens.size())
+        if (piece->choice >= r->choices.size()) return broken("a piece of no choice");
+        SimChoice& choice = r->choices[piece->choice];
+        if (piece->index != choice.tokens.size() || choice.done)
             broken("a piece out of order for " + piece->request_id);
-        r->tokens.insert(r->tokens.end(), piece->token_ids.begin(), piece->token_ids.end());
-        r->text += piece->text;
+        choice.tokens.insert(choice.tokens.end(), piece->token_ids.begin(),
+                             piece->token_ids.end());
+        choice.text += piece->text;
+    } else if (const auto* end = std::get_if<wire::ChoiceDone>(&body)) {
+        SimRequest* r = request_of(end->request_id);
+        if (r == nullptr) return;
+        const bool is_one_of_several =
+            r->choices.size() > 1 && end->choice < r->choices.size();
+        if (!is_one_of_several || r->choices[end->choice].done)
+            return broken("the end of a choice that does not run");
+        r->choices[end->choice].done = *end;
     } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&body)) {
         SimRequest* r = request_of(prompt->request_id);
         if (r == nullptr) return;
@@ -216,6 +231,21 @@ void World::run() {
     if (broken_.empty()) broken_ = "it does not end";
 }
 
+std::string World::check_choice(const SimRequest& r, const SimChoice& choice) const {
+    const bool cancelled = r.done->finish_reason == "cancelled";
+    const bool prefix = choice.tokens.size() <= choice.expected.size() &&
+                        std::equal(choice.tokens.begin(), choice.tokens.end(),
+                                   choice.expected.begin());
+    if (!prefix || (!cancelled && choice.tokens != choice.expected)) return " has other tokens";
+    if (!cancelled && !r.resume && choice.text != choice.expected_text)
+        return " has another text";
+    if (!cancelled && choice.done.has_value() != (r.choices.size() > 1)) return " has no end";
+    if (!choice.done) return {};
+    if (choice.done->finish_reason != choice.expected_reason) return " ended for another reason";
+    if (choice.done->completion_tokens != choice.expected.size()) return " counts other tokens";
+    return {};
+}
+
 std::string World::check() const {
     if (!broken_.empty()) return broken_;
     for (const SimRequest& r : requests_) {
@@ -224,14 +254,19 @@ std::string World::check() const {
         if (r.failure) return id + " failed: " + r.failure->message;
         const bool cancelled = r.done->finish_reason == "cancelled";
         if (cancelled && !r.cancel_sent) return id + " was cancelled by nobody";
-        const bool prefix = r.tokens.size() <= r.expected.size() &&
-                            std::equal(r.tokens.begin(), r.tokens.end(), r.expected.begin());
-        if (!prefix || (!cancelled && r.tokens != r.expected)) return id + " has other tokens";
+        uint32_t completion_tokens = 0;
+        for (const SimChoice& choice : r.choices) {
+            if (const std::string wrong = check_choice(r, choice); !wrong.empty())
+                return id + ": choice " + std::to_string(&choice - r.choices.data()) + wrong;
+            completion_tokens += static_cast<uint32_t>(choice.expected.size());
+        }
         if (cancelled) continue;
-        if (r.done->finish_reason != r.expected_reason) return id + " ended for another reason";
-        if (!r.resume && r.text != r.expected_text) return id + " has another text";
-        if (r.done->completion_tokens != r.expected.size()) return id + " counts other tokens";
-        if (r.submit.parameters.prompt_logprobs && r.prompt.size() != prompt.size())
+        if (r.done->finish_reason != r.choices[0].expected_reason)
+            return id + " ended for another reason";
+        if (r.done->completion_tokens != completion_tokens) return id + " counts other tokens";
+        // Whoever has the whole answer has had these before.
+        const bool had_all = r.resume && r.resume->choices[0] == r.choices[0].expected;
+        if (r.submit.parameters.prompt_logprobs && !had_all && r.prompt.size() != prompt.size())
             return id + " misses prompt log-probabilities";
     }
     const Router& router = cluster_->router();

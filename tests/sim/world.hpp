@@ -27,7 +27,17 @@ private:
     uint64_t count_ = 0;
 };
 
-// A request, what is expected of it, and what was heard.
+// One of its answers: what is expected of it, and what was heard.
+struct SimChoice {
+    std::vector<uint32_t> expected;  // committed tokens, without an end token
+    std::string expected_text;
+    std::string expected_reason;
+
+    std::vector<uint32_t> tokens;
+    std::string text;
+    std::optional<wire::ChoiceDone> done;
+};
+
 struct SimRequest {
     wire::Submit submit;
     std::optional<wire::Progress> resume;
@@ -37,13 +47,8 @@ struct SimRequest {
     bool sent = false;
     bool cancel_sent = false;
 
-    std::vector<uint32_t> expected;         // committed tokens, without an end token
-    std::string expected_text;
-    std::string expected_reason;
-
+    std::vector<SimChoice> choices;  // n
     bool accepted = false;
-    std::vector<uint32_t> tokens;
-    std::string text;
     std::vector<std::optional<wire::TokenEntry>> prompt;
     std::optional<wire::Done> done;
     std::optional<wire::Failure> failure;
@@ -72,6 +77,7 @@ private:
     void add_requests();
     SimRequest make_request(uint32_t index);
     void hear(const std::string& client, const wire::RouterBody& body);
+    std::string check_choice(const SimRequest& request, const SimChoice& choice) const;
     void speak();
     bool all_ended() const;
     SimRequest* find(const std::string& client, const std::string& id);

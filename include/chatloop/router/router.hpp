@@ -5,8 +5,9 @@
 //     on_client -> text job -> waiting -> admit -> compose -> dispatch -> (route)
 //     on_result -> credit -> commit -> stop rules -> text -> client
 //
-// One class over files by hop: router_ingress, router_admission, router_frames, router_dispatch,
-// router_egress, router_clients, router (the rest). It owns no socket and reads no clock.
+// One class over files by hop: router_ingress, router_requests, router_admission, router_frames,
+// router_dispatch, router_egress, router_clients, router (the rest). It owns no socket and reads no
+// clock.
 #pragma once
 
 #include <cstdint>
@@ -171,7 +172,7 @@ private:
     };
     struct Client {
         TimeUs heard_at = 0;
-        std::map<std::string, SequenceId> requests;
+        std::map<std::string, std::shared_ptr<Request>> requests;
     };
 
     // Ingress.
@@ -179,8 +180,6 @@ private:
                       const std::optional<wire::Resume>& resume) const;
     void on_submit(const std::string& client, const std::string& request_id,
                    wire::Parameters parameters, std::optional<wire::Resume> resume, TimeUs now);
-    Result<std::optional<wire::Done>> replay_text(Sequence& sequence,
-                                                  const wire::Progress& progress) const;
     Result<std::vector<uint32_t>> encode_prompt(const wire::Parameters& parameters) const;
     Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
@@ -250,15 +249,25 @@ private:
     StopText::Step push_text(Sequence& sequence, std::string text) const;
     void send_piece(Sequence& sequence, const wire::Output& output, std::string text);
     void send_rest(Sequence& sequence);
+
+    // Requests.
+    void begin(Sequence& sequence, TimeUs now);
+    void begin_others(const std::shared_ptr<Request>& request, TimeUs now);
+    Result<std::optional<wire::Done>> replay_text(Sequence& sequence,
+                                                  const std::vector<uint32_t>& tokens) const;
     void finish(Sequence& sequence, wire::Done done, TimeUs now);
+    void finish(Request& request, TimeUs now);
     void fail(Sequence& sequence, const Error& error);
+    uint32_t committed(const Request& request) const;
+    void forget(Request& request);
     void forget(Sequence& sequence);
 
     // Clients.
     void send(const std::string& client, const wire::RouterBody& body);
     void reply_error(const std::string& client, std::optional<std::string> request_id,
                      const Error& error, uint32_t committed = 0);
-    Sequence* find_request(const std::string& client, const std::string& request_id);
+    std::shared_ptr<Request> find_request(const std::string& client,
+                                          const std::string& request_id) const;
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
     void send_status(const std::string& client);
     wire::RouteStatus route_status(const Route& route) const;
@@ -284,7 +293,6 @@ private:
     std::optional<Claim> claim_;  // somebody gives way for it
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     std::map<Admission, SequenceId> by_admission_;
-    std::map<SequenceId, wire::Progress> resumes_;  // until their text job
     std::map<Generation, Lane> lanes_;
     SequenceId last_sequence_ = 0;
     Admission last_admission_ = 0;

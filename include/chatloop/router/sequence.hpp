@@ -1,33 +1,29 @@
-// One request from its acceptance to its end: token ids, place on a route, text that is held back.
+// One choice of a request from its beginning to its end: token ids, place on a route, text that is
+// held back.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "chatloop/core/clock.hpp"
 #include "chatloop/core/ids.hpp"
 #include "chatloop/router/kv_blocks.hpp"
+#include "chatloop/router/request.hpp"
 #include "chatloop/router/stop_text.hpp"
-#include "chatloop/router/token_history.hpp"
 #include "chatloop/text/text.hpp"
-#include "chatloop/wire/messages.hpp"
 
 namespace chatloop {
 
-struct Sequence {
+struct Sequence : SequenceStart {
+    Sequence(SequenceStart start, std::shared_ptr<Request> of)
+        : SequenceStart(std::move(start)), request(std::move(of)) {}
+
     SequenceId id = 0;
-    std::string client;  // routing id on the front
-    std::string request_id;
-    wire::Parameters parameters;
-    uint32_t attempt = 0;            // of the RESUME that began it here
-    uint64_t seed = 0;
-    uint32_t tokens_max = 0;         // max_tokens, cut to context and pool
-    std::vector<uint32_t> ids;       // prompt, then committed tokens
-    uint32_t prompt_count = 0;
-    TokenHistory history;            // of ids, as far as a penalty looks at them
+    std::shared_ptr<Request> request;
+    uint32_t choice = 0;
 
     Generation generation = 0;       // of the route it runs on; 0 while it waits
     std::shared_ptr<Placement> placement;
@@ -42,12 +38,10 @@ struct Sequence {
     uint64_t text_offset = 0;        // bytes sent to the client
     uint32_t prompt_entries_sent = 0;
 
-    TimeUs arrived_at = 0;
     TimeUs queued_at = 0;            // the last time
     TimeUs admitted_at = 0;
     TimeUs first_token_at = 0;
     TimeUs last_token_at = 0;
-    TimeUs deadline_at = kNever;
     TimeUs timeout_at = kNever;      // of Router::timeouts_
 
     uint32_t committed() const { return static_cast<uint32_t>(ids.size()) - prompt_count; }

@@ -72,7 +72,7 @@ struct Cancel {
 
 struct Progress {
     std::vector<uint32_t> prompt_ids;
-    std::vector<uint32_t> token_ids;
+    std::vector<std::vector<uint32_t>> choices;  // n, the tokens of each
     uint64_t seed = 0;
     std::string fingerprint;  // 16 hex digits
     bool operator==(const Progress&) const = default;
@@ -129,6 +129,7 @@ struct Piece {
     std::string text;
     uint64_t text_offset = 0;
     std::optional<std::vector<TokenEntry>> logprobs;
+    uint32_t choice = 0;
     bool operator==(const Piece&) const = default;
 };
 
@@ -139,10 +140,21 @@ struct PromptPiece {
     bool operator==(const PromptPiece&) const = default;
 };
 
+using Stop = std::variant<std::monostate, std::string, uint32_t>;  // the text or id that ended it
+
+struct ChoiceDone {
+    std::string request_id;
+    uint32_t choice = 0;
+    std::string finish_reason;
+    Stop stop;
+    uint32_t completion_tokens = 0;
+    bool operator==(const ChoiceDone&) const = default;
+};
+
 struct Done {
     std::string request_id;
     std::string finish_reason;
-    std::variant<std::monostate, std::string, uint32_t> stop;
+    Stop stop;
     uint32_t prompt_tokens = 0;
     uint32_t completion_tokens = 0;
     double queue_ms = 0.0;
@@ -168,6 +180,6 @@ struct Pong {
 };
 
 using RouterBody =
-    std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply>;
+    std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply, ChoiceDone>;
 
 }  // namespace chatloop::wire

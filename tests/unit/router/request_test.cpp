@@ -160,8 +160,8 @@ namespace {
 wire::Resume resume_after(uint32_t prompt_count, uint32_t max_tokens, uint32_t kept) {
     wire::Resume resume{"r", 1, RouterHarness::ask(prompt_count, max_tokens), {}};
     resume.progress.prompt_ids = std::vector<uint32_t>(prompt_count, 5);
-    for (uint32_t i = 0; i < kept; ++i)
-        resume.progress.token_ids.push_back(token_at(prompt_count - 1 + i));
+    std::vector<uint32_t>& tokens = resume.progress.choices.emplace_back();
+    for (uint32_t i = 0; i < kept; ++i) tokens.push_back(token_at(prompt_count - 1 + i));
     resume.progress.seed = 9;
     resume.progress.fingerprint = "000000000000002a";
     return resume;

@@ -96,7 +96,7 @@ TEST_CASE("a resumed answer counts the tokens that it brings") {
     Asked h;
     wire::Resume resume{"r", 1, RouterHarness::ask(1, 9), {}};
     resume.parameters.repetition_penalty = 2.0f;
-    resume.progress = {{4}, {7, 4, 7}, 9, "000000000000002a"};
+    resume.progress = {{4}, {{7, 4, 7}}, 9, "000000000000002a"};
     h.say(resume);
     CHECK(h.history() == Counts{{4, {1, 1}}, {7, {0, 2}}});
 }
@@ -152,7 +152,8 @@ TEST_CASE("before min_tokens no stop string ends the answer, and none is held ba
     CHECK(h.heard<wire::Done>()[0].completion_tokens == 4);
 
     wire::Resume resume{"again", 1, p, {}};  // the same rule for the tokens that it brings
-    resume.progress = {Ids(3, 5), {token_at(2), token_at(3), token_at(4)}, 9, "000000000000002a"};
+    resume.progress = {Ids(3, 5), {{token_at(2), token_at(3), token_at(4)}}, 9,
+                       "000000000000002a"};
     h.say(resume);
     h.answer_all();
     REQUIRE(h.heard<wire::Done>().size() == 2);

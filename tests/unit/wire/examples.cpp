@@ -84,15 +84,21 @@ std::vector<ClientBody> client_examples() {
     Parameters ids;
     ids.prompt = std::vector<uint32_t>{1, 70000, 3};
 
-    const Progress progress{{1, 2, 300}, {4}, 99, "0123456789abcdef"};
+    Parameters choices = ids;
+    choices.n = 2;
+
+    const Progress progress{{1, 2, 300}, {{4}}, 99, "0123456789abcdef"};
+    const Progress of_two{{1}, {{4, 5}, {}}, 99, "0123456789abcdef"};
     return {Submit{"r-1", text},         Submit{"r-2", chat}, Cancel{"r-1"},
-            Resume{"r-3", 2, ids, progress}, Ping{987654321},     StatusQuery{}};
+            Resume{"r-3", 2, ids, progress}, Ping{987654321},     StatusQuery{},
+            Resume{"r-4", 1, choices, of_two}};
 }
 
 std::vector<RouterBody> router_examples() {
     const TokenEntry entry{7, -0.25f, {{7, -0.25f}, {8, -1.5f}}};
-    Piece piece{"r", 3, {7, 9}, "\xe2\x82\xac", 12, {}};
+    Piece piece{"r", 3, {7, 9}, "\xe2\x82\xac", 12, {}, 0};
     Piece piece_with_logprobs = piece;
+    piece_with_logprobs.choice = 15;
     piece_with_logprobs.logprobs = {entry, {9, -1e-40f, {}}};
 
     Done by_string{"r", "stop", std::string("END"), 10, 20, 0.5, 1.5, 2.5};
@@ -130,6 +136,8 @@ std::vector<RouterBody> router_examples() {
         Failure{{}, "malformed", "what was that", false, 0, {}},
         Pong{5, 6},
         status,
+        ChoiceDone{"r", 1, "stop", std::string("END"), 20},
+        ChoiceDone{"r", 0, "length", {}, 20},
     };
 }
 

@@ -124,6 +124,9 @@ TEST_CASE("one wrong element makes a client's message wrong") {
          "/4/token_ids shorter", "/5/prompt_ids shorter", "/5/seed huge", "/5/token_ids shorter"},
         {"/2 huge"},
         {},
+        {"/4 smaller", "/4/frequency_penalty negative", "/4/logprobs number",
+         "/4/presence_penalty negative", "/4/priority negative", "/4/prompt_logprobs number",
+         "/4/token_ids shorter", "/5/choices/0 shorter", "/5/prompt_ids shorter", "/5/seed huge"},
     };
     const auto examples = client_examples();
     for (size_t i = 0; i < examples.size(); ++i) {
@@ -168,6 +171,8 @@ TEST_CASE("one wrong element makes a router's message wrong") {
          "/2/routes/0/counters/kv_held huge", "/2/routes/0/generation huge",
          "/2/routes/0/hops shorter", "/2/routes/0/hops/0/busy_us huge",
          "/2/routes/0/hops/1/busy_us huge"},
+        {"/4/stop nil", "/4/stop number"},
+        {"/4/stop number", "/4/stop str"},
     };
     const auto examples = router_examples();
     for (size_t i = 0; i < examples.size(); ++i) {
