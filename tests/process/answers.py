@@ -28,6 +28,7 @@ class Answer:
     fingerprint: str
     logprobs: tuple[Entry, ...]
     prompt_logprobs: tuple[Entry | None, ...]
+    others: tuple[tuple[tuple[int, ...], str], ...]  # tokens and text of choices 1 and up
 
 
 def f32_bits(value: float) -> int:
@@ -45,7 +46,8 @@ def of_generation(result: Generation) -> Answer:
     return Answer(tuple(result.prompt_ids), tuple(result.token_ids), result.text,
                   result.finish_reason, result.seed, result.fingerprint,
                   tuple(map(entry, result.logprobs or ())),
-                  tuple(map(entry, result.prompt_logprobs or ())))
+                  tuple(map(entry, result.prompt_logprobs or ())),
+                  tuple((tuple(c.token_ids), c.text) for c in result.choices[1:]))
 
 
 def of_json(result: Mapping[str, Any]) -> Answer:
@@ -61,7 +63,8 @@ def of_json(result: Mapping[str, Any]) -> Answer:
     return Answer(tuple(result["prompt_ids"]), tuple(result["token_ids"]), result["text"],
                   result["finish_reason"], result["seed"], result["fingerprint"],
                   tuple(map(entry, result["logprobs"])),
-                  tuple(map(entry, result["prompt_logprobs"])))
+                  tuple(map(entry, result["prompt_logprobs"])),
+                  tuple((tuple(c["token_ids"]), c["text"]) for c in result["others"]))
 
 
 def ask(client: Client, requests: Iterable[Mapping[str, Any]]) -> list[Answer]:

@@ -56,6 +56,8 @@ BAD_PARAMETERS: dict[str, list[tuple[Any, str, str]]] = {
         ({**GOOD, "presence_penalty": 2.5}, INVALID, "presence_penalty"),
         ({**GOOD, "frequency_penalty": -2.5}, INVALID, "frequency_penalty"),
         ({**GOOD, "logit_bias": {2: 101}}, INVALID, "logit_bias"),
+        ({**GOOD, "logit_bias": {10: 1.0}}, INVALID, "vocabulary"),
+        ({**GOOD, "min_tokens": 1, "stop_token_ids": list(range(10))}, INVALID, "min_tokens"),
         ({**GOOD, "n": 0}, INVALID, "n is not an integer from 1 to 16"),
         ({**GOOD, "n": 17}, INVALID, "n is not an integer from 1 to 16"),
         ({**GOOD, "max_tokens": 4, "min_tokens": 5}, INVALID, "min_tokens"),
@@ -186,6 +188,22 @@ def test_a_duplicate_request_id(front, witness):
     assert [error[2:4] for error in errors] == [[None, "duplicate_id"]]
     assert seen[-1][3]["finish_reason"] == "cancelled"
     assert counts(witness)["errors.duplicate_id"] >= 1
+
+
+@pytest.mark.parametrize("n, tokens, names", [
+    (2, {"token_ids": [3]}, "choices"),
+    (2, {"choices": [[3]]}, "choices"),
+    (2, {"choices": [[3], [3], [3]]}, "choices"),
+    (2, {"choices": [[3], [3]], "token_ids": [3]}, "progress"),
+    (2, {"choices": [[3], [10]]}, "vocabulary"),
+    (1, {"choices": [[3]]}, "token_ids"),
+])
+def test_a_resume_with_other_choices_than_it_asks_for(front, witness, n, tokens, names):
+    fingerprint = witness.status()["fingerprint"]
+    progress = {"prompt_ids": [2, 3], **tokens, "seed": 1, "fingerprint": fingerprint}
+    answer = front.ask([1, protocol.RESUME, "bad", 1, {**GOOD, "n": n}, progress])
+    assert answer[1:4] == [protocol.ERROR, "bad", INVALID] and names in answer[4]
+    assert_serves(front)
 
 
 # ---- messages ----

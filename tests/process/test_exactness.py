@@ -1,7 +1,7 @@
 """Token ids and log-probabilities are a function of weights, prompt, parameters and seed alone.
 
 One fixed set of requests, one baseline, and every way to compute them: bits are compared. Each of
-the nine runs alone in the baseline and among the eight others in the rest.
+them runs alone in the baseline and among the others in the rest.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def requests_of(reference: dict) -> list[dict]:
         {"messages": chat, **SAMPLED, "seed": 2 ** 64 - 1, "top_p": 0.8, "top_k": 50},
         {"token_ids": text[200:267], "prompt_logprobs": 2},  # 67: beyond a block and a frame
         {"token_ids": text[300:301], "temperature": 1.5, "seed": 3},
+        {"prompt": "One two three one two three", **SAMPLED, "repetition_penalty": 1.3,
+         "presence_penalty": 0.4, "frequency_penalty": -0.2, "logit_bias": {28: -2.0, 30: 1.5}},
+        {"token_ids": text[100:230], **SAMPLED, "n": 3},  # with two blocks of the prompt in common
     )]
 
 
@@ -49,6 +52,7 @@ def baseline(build, smollm2, requests, tmp_path_factory) -> list[Answer]:
     assert [len(answer.token_ids) for answer in found] == [TOKENS] * len(requests)
     assert [len(answer.logprobs) for answer in found] == [TOKENS] * len(requests)
     assert len(found[7].prompt_logprobs) == 67
+    assert len({found[10].token_ids, *(tokens for tokens, _ in found[10].others)}) == 3
     assert len({answer.text for answer in found}) == len(found)  # all differ: seeds have effect
     return found
 

@@ -188,7 +188,7 @@ def test_resume_goes_on_bit_exactly(smollm2_cluster):
                 if message[1] == protocol.ACCEPTED:
                     assert message[3]["prompt_ids"] == whole.prompt_ids
                     continue
-                index, ids, piece, piece_offset, entries = message[3:]
+                index, ids, piece, piece_offset, entries, _ = message[3:]
                 assert index == held + len(tokens)
                 offset = piece_offset if offset is None else offset
                 tokens, text, logprobs = tokens + ids, text + piece, logprobs + entries
