@@ -220,9 +220,9 @@ private:
     bool waits_for_company(const Route& route, Lane& lane, const Ready& ready, TimeUs now);
     uint32_t frame_rows_max() const;
     std::vector<Planned> compose(const Route& route, const Lane& lane, Ready ready) const;
-    double slice_us(const Lane& lane, const Ready& ready) const;
+    double slice_us(const Route& route, const Lane& lane, const Ready& ready) const;
     void add_prefill(const Lane& lane, Ready& ready, FrameShape shape, uint32_t rows_free,
-                     std::vector<Planned>& plan) const;
+                     double slice, std::vector<Planned>& plan) const;
     uint32_t rows_within(const Lane& lane, const Sequence& sequence, const FrameShape& base,
                          uint32_t rows_free, double slice) const;
 
