@@ -91,6 +91,7 @@ struct SocketCounters {
     uint64_t backlog_drops = 0;  // clients for which too much or too long waited
     uint64_t backlog_messages_dropped = 0;
     uint64_t backlog_bytes = 0;  // now
+    uint64_t sends_blocked = 0;  // frames and control that met a full queue
 };
 
 class Router final : private Cluster::Events {

@@ -79,9 +79,9 @@ TEST_CASE("what the sockets and the workers counted is there, too") {
     const wire::Bytes garbage{0xc1};
     h.router->on_control("stranger", garbage, h.now);
     h.answer_bytes({0xc1});
-    h.router->note_sockets({10, 20, 30, 4, 5, 6});
+    h.router->note_sockets({10, 20, 30, 4, 5, 6, 7});
     h.hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {{1, 0, 0, 0, true, true}},
-                                 {1, 2, 3, 4, 5, 6, 7, 8}});
+                                 {1, 2, 3, 4, 5, 6, 7, 8, 9}});
     const wire::StatusReply status = status_of(h);
     const auto counters = by_name(status.counters);
     CHECK(counters.at("front_malformed") == 10);
@@ -90,9 +90,10 @@ TEST_CASE("what the sockets and the workers counted is there, too") {
     CHECK(counters.at("backlog_drops") == 4);
     CHECK(counters.at("backlog_messages_dropped") == 5);
     CHECK(status.backlog_bytes == 6);
+    CHECK(counters.at("sends_blocked") == 7);
     REQUIRE(status.workers.size() == 1);
     const auto worker = by_name(status.workers[0].counters);
-    CHECK(worker.size() == 8);
+    CHECK(worker.size() == 9);
     CHECK(worker.at("frames_executed") == 1);
     CHECK(worker.at("messages_malformed") == 8);
 }
