@@ -6,39 +6,38 @@
 
 namespace chatloop {
 
-bool Router::dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan,
-                      TimeUs now) {
-    InFlight sent;
-    FrameShape& shape = sent.shape;
-    for (const Planned& planned : plan) {
-        const bool is_decode = planned.rows == 1 && planned.sequence->rows_left() == 1;
-        sent.decode_rows += is_decode;
-        shape.add(planned.sequence->rows_sent, planned.rows);
-    }
-    const uint32_t rows = shape.rows;
+bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> plan, TimeUs now) {
+    uint32_t rows = 0;
+    for (const Planned& planned : plan) rows += planned.rows;
     // The frame's largest size at any hop.
     const uint64_t bytes = uint64_t{rows} * config_.cluster.width * sizeof(float) +
                            kFrameOverheadBytes;
     if (!cluster_.credit_allows(route, bytes)) return false;
 
+    InFlight sent;
     sent.number = lane.sent + 1;
     sent.bytes = bytes;
     sent.sent_at = now;
-    std::vector<wire::Item> items;
+    FrameShape& shape = sent.shape;
+    const std::vector<wire::Item> items = make_items(plan);
     std::vector<uint32_t> ids;
-    for (const Planned& planned : plan) {
+    for (size_t i = 0; i < items.size(); ++i) {
+        const Planned& planned = plan[i];
+        const wire::Item& item = items[i];
         Sequence& sequence = *planned.sequence;
-        items.push_back(make_item(sequence, planned.rows));
-        shape.outputs += static_cast<uint32_t>(items.back().outputs.size());
+        sent.decode_rows += planned.rows == 1 && sequence.rows_left() == 1;
+        shape.add(sequence.rows_sent, planned.rows);
+        shape.outputs += static_cast<uint32_t>(item.outputs.size());
         const auto first = sequence.ids.begin() + sequence.rows_sent;
         ids.insert(ids.end(), first, first + planned.rows);
         sent.items.push_back({sequence.placement->admission, sequence.rows_sent, planned.rows,
-                              items.back().outputs, sequence.placement});
+                              item.outputs, sequence.placement});
         if (sequence.rows_left() > 1) counters_.tokens_prefilled += planned.rows;
         sequence.rows_sent += planned.rows;
         sequence.last_frame = sent.number;
-        sequence.blocks_sent += static_cast<uint32_t>(items.back().blocks.size());
+        sequence.blocks_sent += static_cast<uint32_t>(item.blocks.size());
     }
+    rows = shape.rows;
     sent.predicted_us = lane.cost.round_us(shape);
     wire::FrameHeader header;
     header.router = config_.cluster.incarnation;
@@ -62,7 +61,20 @@ bool Router::dispatch(const Route& route, Lane& lane, const std::vector<Planned>
     return true;
 }
 
-wire::Item Router::make_item(Sequence& sequence, uint32_t rows) const {
+// Those of the plan whose samples fit into one frame; the others are left for the next.
+std::vector<wire::Item> Router::make_items(std::span<const Planned> plan) const {
+    std::vector<wire::Item> items;
+    size_t sample_bytes = 0;
+    for (const Planned& planned : plan) {
+        wire::Item item = make_item(*planned.sequence, planned.rows);
+        sample_bytes += item.sample.size();
+        if (sample_bytes > kFrameSampleBytesMax && !items.empty()) break;
+        items.push_back(std::move(item));
+    }
+    return items;
+}
+
+wire::Item Router::make_item(const Sequence& sequence, uint32_t rows) const {
     wire::Item item;
     item.slot = sequence.placement->slot;
     item.admission = sequence.placement->admission;
@@ -87,6 +99,7 @@ std::string Router::make_sample(const Sequence& sequence, uint32_t position, uin
     std::vector<std::optional<uint32_t>> targets;
     uint32_t logprobs = parameters.logprobs ? *parameters.logprobs + 1 : 0;
     bool any_target = false;
+    bool any_sampled = false;
     for (uint32_t row = 0; row < rows; ++row) {
         const uint32_t at = position + row;
         const bool last = at + 1 == sequence.ids.size();
@@ -97,6 +110,7 @@ std::string Router::make_sample(const Sequence& sequence, uint32_t position, uin
         } else if (last && sequence.tokens_max > 0) {
             outputs.push_back(row);
             targets.emplace_back(std::nullopt);
+            any_sampled = true;
         }
     }
     if (outputs.empty()) return {};
@@ -112,8 +126,27 @@ std::string Router::make_sample(const Sequence& sequence, uint32_t position, uin
     sample.min_p = parameters.min_p;
     sample.typical_p = parameters.typical_p;
     sample.logprobs = static_cast<uint8_t>(logprobs);
-    if (parameters.ignore_eos) sample.masked = config_.stop_ids;
+    if (any_sampled) {
+        sample.masked = masked_ids(sequence, sample.index);
+        sample.logit_bias = parameters.logit_bias;
+        sample.repetition_penalty = parameters.repetition_penalty;
+        sample.frequency_penalty = parameters.frequency_penalty;
+        sample.presence_penalty = parameters.presence_penalty;
+        sample.history = sequence.history.counts();
+    }
     return wire::encode_sample(sample);
+}
+
+// What the token of that index may not be.
+std::vector<uint32_t> Router::masked_ids(const Sequence& sequence, uint32_t index) const {
+    const wire::Parameters& parameters = sequence.parameters;
+    const bool may_not_end = index < parameters.min_tokens;
+    std::vector<uint32_t> masked;
+    if (parameters.ignore_eos || may_not_end) masked = config_.stop_ids;
+    if (may_not_end)
+        masked.insert(masked.end(), parameters.stop_token_ids.begin(),
+                      parameters.stop_token_ids.end());
+    return masked;
 }
 
 }  // namespace chatloop

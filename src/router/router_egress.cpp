@@ -160,8 +160,8 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
     }
     Result<std::string> text = sequence.text->push(output.token);
     if (!text) return fail(sequence, text.error());
-    sequence.ids.push_back(output.token);
-    StopText::Step step = sequence.stop_text.push(*text);
+    sequence.append(output.token);
+    StopText::Step step = push_text(sequence, std::move(*text));
     send_piece(sequence, output, std::move(step.text));
     wire::Done done;
     if (step.match) {
@@ -173,6 +173,12 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
     send_rest(sequence);
     done.finish_reason = "length";
     finish(sequence, std::move(done), now);
+}
+
+// Before min_tokens no stop string is looked for.
+StopText::Step Router::push_text(Sequence& sequence, std::string text) const {
+    if (sequence.committed() < sequence.parameters.min_tokens) return {std::move(text), {}};
+    return sequence.stop_text.push(text);
 }
 
 void Router::note_token(Sequence& sequence, TimeUs now) {

@@ -1,6 +1,7 @@
 // Ingress: a SUBMIT or RESUME becomes a Sequence, its prompt becomes token ids (one text job, one
 // unit of work), and what can never be served is answered at once.
 #include <algorithm>
+#include <set>
 
 #include "chatloop/core/limits.hpp"
 #include "chatloop/router/router.hpp"
@@ -119,8 +120,8 @@ Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
         if ((done = stop_rule(sequence, id))) continue;
         Result<std::string> text = sequence.text->push(id);
         if (!text) return text.error();
-        sequence.ids.push_back(id);
-        StopText::Step step = sequence.stop_text.push(*text);
+        sequence.append(id);
+        StopText::Step step = push_text(sequence, std::move(*text));
         sequence.text_offset += step.text.size();
         if (!step.match) continue;
         done.emplace().finish_reason = "stop";
@@ -179,12 +180,8 @@ Status Router::prepare(Sequence& sequence) {
         const std::vector<uint32_t>& tokens = resume->second.token_ids;
         all.insert(all.end(), tokens.begin(), tokens.end());
     }
-    for (const uint32_t id : all) {
-        if (id < config_.cluster.vocab) continue;
-        return Error{ErrorCode::kInvalidRequest,
-                     "token id " + std::to_string(id) + " is not in the vocabulary of " +
-                         std::to_string(config_.cluster.vocab)};
-    }
+    for (const uint32_t id : all)
+        if (const Status known = in_vocabulary(id); !known) return known;
     uint64_t context = config_.context_length;
     for (const auto& [generation, route] : cluster_.routes())
         context = std::min<uint64_t>(context, uint64_t{route.kv->block_count()} * kBlockRows);
@@ -196,9 +193,39 @@ Status Router::prepare(Sequence& sequence) {
     }
     sequence.tokens_max = static_cast<uint32_t>(
         std::min<uint64_t>(parameters.max_tokens, context - sequence.prompt_count));
+    if (parameters.repetition_penalty != 1.0f)
+        for (const uint32_t id : sequence.ids) sequence.history.add_prompt(id);
     sequence.text = text_.stream(true);
     sequence.stop_text = StopText(parameters.stop);
+    return check_sampling(sequence);
+}
+
+// What the sampler could not do, or a frame not carry.
+Status Router::check_sampling(const Sequence& sequence) const {
+    const wire::Parameters& parameters = sequence.parameters;
+    for (const wire::LogitBias& bias : parameters.logit_bias)
+        if (const Status known = in_vocabulary(bias.token); !known) return known;
+    std::set<uint32_t> masked;
+    for (const uint32_t id : masked_ids(sequence, 0))
+        if (id < config_.cluster.vocab) masked.insert(id);
+    if (masked.size() == config_.cluster.vocab)
+        return Error{ErrorCode::kInvalidRequest,
+                     "min_tokens cannot be had: every token of the vocabulary is a stop id"};
+    const uint64_t prompt = parameters.repetition_penalty != 1.0f ? sequence.prompt_count : 0;
+    const uint64_t penalized = std::min<uint64_t>(prompt + sequence.tokens_max,
+                                                  config_.cluster.vocab);
+    if (parameters.has_penalties() && penalized > kHistoryIdsMax)
+        return Error{ErrorCode::kInvalidRequest,
+                     "penalties look at no more than " + std::to_string(kHistoryIdsMax) +
+                         " different tokens; lower max_tokens"};
     return Ok{};
+}
+
+Status Router::in_vocabulary(uint32_t id) const {
+    if (id < config_.cluster.vocab) return Ok{};
+    return Error{ErrorCode::kInvalidRequest,
+                 "token id " + std::to_string(id) + " is not in the vocabulary of " +
+                     std::to_string(config_.cluster.vocab)};
 }
 
 Status Router::accept(Sequence& sequence) {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/sampler/adjust.hpp"
 
 namespace chatloop {
 
@@ -118,12 +118,10 @@ void Sampler::answer_row(const Wanted& wanted, std::span<const float> logits) {
         if (output.token >= logits.size()) return refuse(wire::ItemError::kMalformed);
     } else {
         std::span<const float> candidates = logits;
-        if (!sample.masked.empty()) {  // masked ids keep their raw log-probability
-            masked_logits_.assign(logits.begin(), logits.end());
-            for (const uint32_t id : sample.masked)
-                if (id < masked_logits_.size())
-                    masked_logits_[id] = -std::numeric_limits<float>::infinity();
-            candidates = masked_logits_;
+        if (adjusts(sample)) {  // log-probabilities stay those of the raw logits
+            adjusted_logits_.assign(logits.begin(), logits.end());
+            adjust_logits(sample, adjusted_logits_);
+            candidates = adjusted_logits_;
             const bool any_left = std::any_of(candidates.begin(), candidates.end(),
                                               [](float z) { return std::isfinite(z); });
             if (!any_left) return refuse(wire::ItemError::kMalformed);

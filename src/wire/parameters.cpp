@@ -10,10 +10,6 @@ namespace chatloop::wire {
 namespace {
 
 constexpr size_t kParametersMax = 32;  // entries; the page knows 26
-constexpr double kTemperatureMax = 100.0;
-constexpr double kRepetitionPenaltyMax = 10.0;
-constexpr double kPenaltyMax = 2.0;
-constexpr double kBiasMax = 100.0;
 
 const Parameters kDefaults;
 

@@ -6,8 +6,8 @@
 namespace chatloop::wire {
 namespace {
 
-constexpr uint32_t kMaskedKey = 1;
-constexpr float kTemperatureMax = 100.0f;
+enum ExtKey : uint32_t { kMaskedKey = 1, kBiasKey = 2, kPenaltiesKey = 3 };
+constexpr uint32_t kExtKeys = 3;
 
 float read_between(Cursor& cursor, std::string_view name, Problem& problem, float low,
                    float high) {
@@ -16,11 +16,11 @@ float read_between(Cursor& cursor, std::string_view name, Problem& problem, floa
     return number;
 }
 
-// (0, 1], as top_p and typical_p are
-float read_share(Cursor& cursor, std::string_view name, Problem& problem) {
-    const float share = read_between(cursor, name, problem, 0.0f, 1.0f);
-    if (share == 0.0f) problem.fail(name, "is not in (0, 1]");
-    return share;
+// (0, high]
+float read_above_0(Cursor& cursor, std::string_view name, Problem& problem, float high) {
+    const float number = read_between(cursor, name, problem, 0.0f, high);
+    if (number == 0.0f) problem.fail(name, "is not above 0");
+    return number;
 }
 
 void read_targets(Cursor& cursor, Problem& problem, size_t output_count, Sample& sample) {
@@ -39,12 +39,69 @@ void read_targets(Cursor& cursor, Problem& problem, size_t output_count, Sample&
     }
 }
 
+void read_bias(Cursor& cursor, Problem& problem, Sample& sample) {
+    const size_t numbers = cursor.array("sample logit_bias", 0, 2 * kLogitBiasMax);
+    if (numbers % 2 != 0) problem.fail("sample logit_bias", "has an id without its bias");
+    for (size_t i = 0; i < numbers && !problem.found(); i += 2) {
+        const uint32_t token = cursor.u32("sample logit_bias id");
+        sample.logit_bias.push_back(
+            {token, read_between(cursor, "sample logit_bias", problem, -kBiasMax, kBiasMax)});
+    }
+}
+
+void read_penalties(Cursor& cursor, Problem& problem, Sample& sample) {
+    cursor.array("sample penalties", 4, 4);
+    sample.repetition_penalty =
+        read_above_0(cursor, "sample repetition_penalty", problem, kRepetitionPenaltyMax);
+    sample.frequency_penalty =
+        read_between(cursor, "sample frequency_penalty", problem, -kPenaltyMax, kPenaltyMax);
+    sample.presence_penalty =
+        read_between(cursor, "sample presence_penalty", problem, -kPenaltyMax, kPenaltyMax);
+    const size_t numbers = cursor.array("sample history", 3, 3 * kHistoryIdsMax);
+    if (numbers % 3 != 0) problem.fail("sample history", "has an id without its counts");
+    for (size_t i = 0; i < numbers && !problem.found(); i += 3) {
+        TokenCount seen;
+        seen.token = cursor.u32("sample history id");
+        seen.prompt = cursor.u32("sample history prompt count");
+        seen.output = cursor.u32("sample history output count");
+        sample.history.push_back(seen);
+    }
+}
+
 // An unknown key would change the answer, so it is an error here.
-void read_ext(Cursor& cursor, Sample& sample) {
+void read_ext(Cursor& cursor, Problem& problem, Sample& sample) {
     sample.masked.clear();
-    if (cursor.map("sample ext", 1) == 0) return;
-    cursor.u32("sample ext key", kMaskedKey, kMaskedKey);
-    cursor.numbers("sample masked", kSampleBytesMax, UINT32_MAX, sample.masked);
+    sample.logit_bias.clear();
+    sample.history.clear();
+    sample.repetition_penalty = 1.0f;
+    sample.frequency_penalty = sample.presence_penalty = 0.0f;
+    uint32_t last_key = 0;
+    for (size_t left = cursor.map("sample ext", kExtKeys); left > 0 && !problem.found(); --left) {
+        const uint32_t key = cursor.u32("sample ext key", last_key + 1, kExtKeys);  // ascending
+        last_key = key;
+        if (key == kMaskedKey)
+            cursor.numbers("sample masked", kSampleBytesMax, UINT32_MAX, sample.masked);
+        if (key == kBiasKey) read_bias(cursor, problem, sample);
+        if (key == kPenaltiesKey) read_penalties(cursor, problem, sample);
+    }
+}
+
+void write_ext(Writer& writer, const Sample& sample) {
+    const bool has_mask = !sample.masked.empty();
+    const bool has_bias = !sample.logit_bias.empty();
+    const bool has_history = !sample.history.empty();
+    writer.map(has_mask + has_bias + has_history);
+    if (has_mask) writer.number(kMaskedKey).numbers(sample.masked);
+    if (has_bias) {
+        writer.number(kBiasKey).array(2 * sample.logit_bias.size());
+        for (const LogitBias& bias : sample.logit_bias) writer.number(bias.token).f32(bias.bias);
+    }
+    if (!has_history) return;
+    writer.number(kPenaltiesKey).array(4).f32(sample.repetition_penalty);
+    writer.f32(sample.frequency_penalty).f32(sample.presence_penalty);
+    writer.array(3 * sample.history.size());
+    for (const TokenCount& seen : sample.history)
+        writer.number(seen.token).number(seen.prompt).number(seen.output);
 }
 
 }  // namespace
@@ -61,8 +118,7 @@ std::string encode_sample(const Sample& sample) {
     } else {
         writer.nil();
     }
-    writer.map(sample.masked.empty() ? 0 : 1);
-    if (!sample.masked.empty()) writer.number(kMaskedKey).numbers(sample.masked);
+    write_ext(writer, sample);
     return {bytes.begin(), bytes.end()};
 }
 
@@ -78,12 +134,12 @@ Status decode_sample(std::string_view bytes, size_t output_count, Sample& sample
     sample.choice = cursor.u32("sample choice");
     sample.temperature = read_between(cursor, "sample temperature", problem, 0, kTemperatureMax);
     sample.top_k = cursor.u32("sample top_k");
-    sample.top_p = read_share(cursor, "sample top_p", problem);
+    sample.top_p = read_above_0(cursor, "sample top_p", problem, 1.0f);
     sample.min_p = read_between(cursor, "sample min_p", problem, 0.0f, 1.0f);
-    sample.typical_p = read_share(cursor, "sample typical_p", problem);
+    sample.typical_p = read_above_0(cursor, "sample typical_p", problem, 1.0f);
     sample.logprobs = cursor.u8("sample logprobs", 0, kTopLogprobsMax + 1);
     read_targets(cursor, problem, output_count, sample);
-    read_ext(cursor, sample);
+    read_ext(cursor, problem, sample);
     if (problem.found()) return problem.error();
     return Ok{};
 }

@@ -1,7 +1,6 @@
 #include "world.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 namespace chatloop::sim {
 
@@ -69,7 +68,7 @@ void World::add_requests() {
     for (uint32_t i = 0; i < count; ++i) {
         SimRequest request = make_request(i);
         request.client = "client-" + std::to_string(random_.below(clients));
-        expect(request);
+        expect(request, stages_);
         if (!request.expected.empty() && random_.one_in(5)) {  // begun elsewhere
             wire::Progress progress;
             progress.prompt_ids = std::get<std::vector<uint32_t>>(request.submit.parameters.prompt);
@@ -108,42 +107,20 @@ SimRequest World::make_request(uint32_t index) {
     if (random_.one_in(3)) p.logprobs = random_.below(4);
     if (random_.one_in(3) || p.max_tokens == 0) p.prompt_logprobs = random_.below(3);
     p.ignore_eos = random_.one_in(4);
+    if (random_.one_in(3)) {
+        p.repetition_penalty = 0.5f + 0.25f * static_cast<float>(random_.below(5));
+        p.presence_penalty = 0.5f * static_cast<float>(random_.below(5)) - 1.0f;
+        p.frequency_penalty = 0.25f * static_cast<float>(random_.below(5)) - 0.25f;
+    }
+    if (random_.one_in(3)) {
+        for (uint32_t id = random_.below(20); id < kVocab; id += 1 + random_.below(30))
+            p.logit_bias.push_back({id, static_cast<float>(random_.below(9)) - 4.0f});
+    }
+    if (random_.one_in(3)) p.stop_token_ids = {random_.below(kVocab), random_.below(kVocab)};
+    if (random_.one_in(3)) p.min_tokens = random_.below(p.max_tokens + 1);
     request.at = now_ + random_.below(400'000);
     if (random_.one_in(6)) request.cancel_at = request.at + random_.below(300'000);
     return request;
-}
-
-// The tokens that must come, straight from the definition.
-void World::expect(SimRequest& request) const {
-    const wire::Parameters& p = request.submit.parameters;
-    const auto* kernels = kernel::find_kernels("reference", kernel::cpu_features());
-    std::vector<uint32_t> ids = std::get<std::vector<uint32_t>>(p.prompt);
-    SamplingParams sampling;
-    sampling.temperature = p.temperature;
-    sampling.top_k = p.top_k;
-    sampling.top_p = p.top_p;
-    sampling.min_p = p.min_p;
-    sampling.seed = *p.seed;
-    SamplingScratch scratch;
-    request.expected_reason = "length";
-    for (uint32_t index = 0; index < p.max_tokens; ++index) {
-        std::vector<float> logits(kVocab);
-        hash_logits(hash_oracle(stages_, ids).back(), logits.data());
-        if (p.ignore_eos) logits[0] = -INFINITY;
-        const uint32_t token = sample(*kernels, logits, sampling, index, scratch);
-        if (token == 0) {
-            request.expected_reason = "stop";
-            return;
-        }
-        ids.push_back(token);
-        request.expected.push_back(token);
-        const auto character = static_cast<char>(32 + token);
-        if (!p.stop.empty() && p.stop[0][0] == character) {
-            request.expected_reason = "stop";
-            return;
-        }
-        request.expected_text += character;
-    }
 }
 
 SimRequest* World::find(const std::string& client, const std::string& id) {

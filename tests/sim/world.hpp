@@ -49,6 +49,9 @@ struct SimRequest {
     std::optional<wire::Failure> failure;
 };
 
+// Fills in what is expected.
+void expect(SimRequest& request, uint32_t stages);
+
 class World {
 public:
     explicit World(uint64_t seed, Mistake mistake = Mistake::kNone);
@@ -68,7 +71,6 @@ private:
     void build(uint64_t seed);
     void add_requests();
     SimRequest make_request(uint32_t index);
-    void expect(SimRequest& request) const;
     void hear(const std::string& client, const wire::RouterBody& body);
     void speak();
     bool all_ended() const;

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -184,6 +185,8 @@ private:
     Result<std::vector<uint32_t>> encode_prompt(const wire::Parameters& parameters) const;
     Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
+    Status check_sampling(const Sequence& sequence) const;
+    Status in_vocabulary(uint32_t id) const;
     Status accept(Sequence& sequence);
     uint64_t draw_seed();
 
@@ -228,10 +231,12 @@ private:
                          uint32_t rows_free, double slice) const;
 
     // Dispatch.
-    bool dispatch(const Route& route, Lane& lane, const std::vector<Planned>& plan, TimeUs now);
-    wire::Item make_item(Sequence& sequence, uint32_t rows) const;
+    bool dispatch(const Route& route, Lane& lane, std::span<const Planned> plan, TimeUs now);
+    std::vector<wire::Item> make_items(std::span<const Planned> plan) const;
+    wire::Item make_item(const Sequence& sequence, uint32_t rows) const;
     std::string make_sample(const Sequence& sequence, uint32_t position, uint32_t rows,
                             std::vector<uint32_t>& outputs) const;
+    std::vector<uint32_t> masked_ids(const Sequence& sequence, uint32_t index) const;
 
     // Egress.
     void note_times(Lane& lane, const InFlight& sent, std::span<const wire::HopTiming> timings,
@@ -243,6 +248,7 @@ private:
                  const wire::ResultItem& item) const;
     void commit(Sequence& sequence, const wire::Output& output, TimeUs now);
     std::optional<wire::Done> stop_rule(const Sequence& sequence, uint32_t token) const;
+    StopText::Step push_text(Sequence& sequence, std::string text) const;
     void send_piece(Sequence& sequence, const wire::Output& output, std::string text);
     void send_rest(Sequence& sequence);
     void finish(Sequence& sequence, wire::Done done, TimeUs now);

@@ -11,6 +11,7 @@
 #include "chatloop/core/ids.hpp"
 #include "chatloop/router/kv_blocks.hpp"
 #include "chatloop/router/stop_text.hpp"
+#include "chatloop/router/token_history.hpp"
 #include "chatloop/text/text.hpp"
 #include "chatloop/wire/messages.hpp"
 
@@ -26,6 +27,7 @@ struct Sequence {
     uint32_t tokens_max = 0;         // max_tokens, cut to context and pool
     std::vector<uint32_t> ids;       // prompt, then committed tokens
     uint32_t prompt_count = 0;
+    TokenHistory history;            // of ids, as far as a penalty looks at them
 
     Generation generation = 0;       // of the route it runs on; 0 while it waits
     std::shared_ptr<Placement> placement;
@@ -50,6 +52,10 @@ struct Sequence {
 
     uint32_t committed() const { return static_cast<uint32_t>(ids.size()) - prompt_count; }
     uint32_t rows_left() const { return static_cast<uint32_t>(ids.size()) - rows_sent; }
+    void append(uint32_t token) {
+        ids.push_back(token);
+        if (parameters.has_penalties()) history.add_output(token);
+    }
     bool wants_prompt_logprobs() const { return parameters.prompt_logprobs.has_value(); }
 };
 

@@ -43,7 +43,7 @@ private:
     HeadCompute* head_ = nullptr;
     const kernel::Kernels& kernels_;
     SamplingScratch scratch_;
-    std::vector<float> masked_logits_;
+    std::vector<float> adjusted_logits_;
     std::vector<TokenLogprob> top_;
 
     FrameInHand* in_hand_ = nullptr;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "chatloop/core/ids.hpp"
-#include "chatloop/wire/front.hpp"  // TopLogprob
+#include "chatloop/wire/front.hpp"  // TopLogprob, LogitBias
 
 namespace chatloop::wire {
 
@@ -61,6 +61,14 @@ struct DataFrame {
     std::span<const uint8_t> payload;  // rows x width x 4 bytes
 };
 
+// How often an id occurs in a sequence.
+struct TokenCount {
+    uint32_t token = 0;
+    uint32_t prompt = 0;
+    uint32_t output = 0;
+    bool operator==(const TokenCount&) const = default;
+};
+
 struct Sample {
     uint32_t index = 0;
     uint64_t seed = 0;
@@ -73,6 +81,12 @@ struct Sample {
     uint8_t logprobs = 0;  // 0 none, else K + 1
     std::optional<std::vector<std::optional<uint32_t>>> targets;  // as long as the item's outputs
     std::vector<uint32_t> masked;                                 // ext key 1
+    std::vector<LogitBias> logit_bias;                            // ext key 2
+    // Ext key 3, when there is a history: the penalties and what they look at.
+    float repetition_penalty = 1.0f;
+    float frequency_penalty = 0.0f;
+    float presence_penalty = 0.0f;
+    std::vector<TokenCount> history;
     bool operator==(const Sample&) const = default;
 };
 

@@ -52,6 +52,10 @@ struct Parameters {
     bool ignore_eos = false;
     int32_t priority = 0;  // the higher first
     std::optional<uint32_t> deadline_ms;  // from its arrival
+
+    bool has_penalties() const {
+        return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
+    }
     bool operator==(const Parameters&) const = default;
 };
 

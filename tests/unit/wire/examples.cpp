@@ -146,6 +146,11 @@ Sample sample_example() {
     sample.logprobs = 33;
     sample.targets = std::vector<std::optional<uint32_t>>{std::nullopt, 70000};
     sample.masked = {2, 49151};
+    sample.logit_bias = {{5, -100.0f}, {70000, 2.0f}};
+    sample.repetition_penalty = 1.5f;
+    sample.frequency_penalty = -2.0f;
+    sample.presence_penalty = 0.25f;
+    sample.history = {{7, 0, 300}, {70000, 2, 0}};
     return sample;
 }
 

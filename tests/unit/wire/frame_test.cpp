@@ -287,6 +287,43 @@ TEST_CASE("a sample's numbers keep their ranges") {
     CHECK_FALSE(accepts([](Sample& s) { s.top_p = 0.0f; }));
     CHECK_FALSE(accepts([](Sample& s) { s.typical_p = 0.0f; }));
     CHECK_FALSE(accepts([](Sample& s) { s.logprobs = 34; }));
+    for (float bad : {-2.1f, 2.1f, inf, -inf, std::nanf("")}) {
+        CHECK_FALSE(accepts([&](Sample& s) { s.frequency_penalty = bad; }));
+        CHECK_FALSE(accepts([&](Sample& s) { s.presence_penalty = bad; }));
+    }
+    for (float bad : {-1.0f, 0.0f, 10.1f, inf, std::nanf("")})
+        CHECK_FALSE(accepts([&](Sample& s) { s.repetition_penalty = bad; }));
+    for (float bad : {-100.1f, 100.1f, inf, std::nanf("")})
+        CHECK_FALSE(accepts([&](Sample& s) { s.logit_bias[1].bias = bad; }));
+    CHECK_FALSE(accepts([](Sample& s) { s.logit_bias.resize(kLogitBiasMax + 1); }));
+    CHECK_FALSE(accepts([](Sample& s) { s.history.resize(kHistoryIdsMax + 1); }));
+}
+
+TEST_CASE("the longest history, bias and mask together fit the samples of a frame") {
+    Sample sample = sample_example();
+    sample.masked.assign(2 * kStopTokenIdsMax, UINT32_MAX);
+    sample.logit_bias.assign(kLogitBiasMax, {UINT32_MAX, 1.0f});
+    sample.history.assign(kHistoryIdsMax, {UINT32_MAX, 0, 1});  // counts of 128 cost others theirs
+    CHECK(encode_sample(sample).size() <= kFrameSampleBytesMax);
+    CHECK(decode_sample(encode_sample(sample), 2).ok());
+}
+
+TEST_CASE("a sample's ext has each key once, in order, and no other") {
+    const auto with_ext = [](std::initializer_list<uint8_t> ext) {
+        Sample sample;
+        std::string bytes = encode_sample(sample);
+        REQUIRE(bytes.back() == '\x80');
+        bytes.pop_back();
+        bytes.insert(bytes.end(), ext.begin(), ext.end());
+        return decode_sample(bytes, 1).ok();
+    };
+    CHECK(with_ext({0x80}));
+    CHECK(with_ext({0x82, 1, 0x91, 7, 2, 0x90}));
+    CHECK_FALSE(with_ext({0x82, 2, 0x90, 1, 0x91, 7}));
+    CHECK_FALSE(with_ext({0x82, 1, 0x91, 7, 1, 0x91, 8}));
+    CHECK_FALSE(with_ext({0x81, 4, 0x90}));
+    CHECK_FALSE(with_ext({0x81, 0, 0x90}));
+    CHECK_FALSE(with_ext({0x81, 2, 0x91, 7}));  // an id without its bias
 }
 
 TEST_CASE("one wrong element makes a sample wrong") {

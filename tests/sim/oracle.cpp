@@ -1,0 +1,72 @@
+// The tokens that must come, straight from the definition: logits by the chain of hashes, adjusted
+// over the whole vocabulary as docs/numerics.md says, then the draw.
+#include <algorithm>
+#include <cmath>
+
+#include "world.hpp"
+
+namespace chatloop::sim {
+
+namespace {
+
+bool contains(const std::vector<uint32_t>& ids, uint32_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// Rule 11 up to the temperature.
+void adjust(const wire::Parameters& p, const std::vector<uint32_t>& prompt,
+            const std::vector<uint32_t>& output, std::vector<float>& z) {
+    const bool may_not_end = output.size() < p.min_tokens;
+    for (uint32_t id = 0; id < kVocab; ++id) {
+        const bool masked = (id == 0 && (p.ignore_eos || may_not_end)) ||
+                            (may_not_end && contains(p.stop_token_ids, id));
+        if (masked) z[id] = -INFINITY;
+        for (const wire::LogitBias& bias : p.logit_bias)
+            if (bias.token == id) z[id] = z[id] + bias.bias;
+        if (contains(prompt, id) || contains(output, id))
+            z[id] = z[id] > 0 ? z[id] / p.repetition_penalty : z[id] * p.repetition_penalty;
+        const auto count = static_cast<float>(std::count(output.begin(), output.end(), id));
+        const float frequency = count * p.frequency_penalty;
+        z[id] = z[id] - frequency;
+        if (count > 0) z[id] = z[id] - p.presence_penalty;
+    }
+}
+
+}  // namespace
+
+void expect(SimRequest& request, uint32_t stages) {
+    const wire::Parameters& p = request.submit.parameters;
+    const auto* kernels = kernel::find_kernels("reference", kernel::cpu_features());
+    const std::vector<uint32_t> prompt = std::get<std::vector<uint32_t>>(p.prompt);
+    std::vector<uint32_t> ids = prompt;
+    std::vector<uint32_t>& output = request.expected;
+    SamplingParams sampling;
+    sampling.temperature = p.temperature;
+    sampling.top_k = p.top_k;
+    sampling.top_p = p.top_p;
+    sampling.min_p = p.min_p;
+    sampling.seed = *p.seed;
+    SamplingScratch scratch;
+    request.expected_reason = "length";
+    for (uint32_t index = 0; index < p.max_tokens; ++index) {
+        std::vector<float> logits(kVocab);
+        hash_logits(hash_oracle(stages, ids).back(), logits.data());
+        adjust(p, prompt, output, logits);
+        const uint32_t token = sample(*kernels, logits, sampling, index, scratch);
+        if (token == 0 || contains(p.stop_token_ids, token)) {
+            request.expected_reason = "stop";
+            return;
+        }
+        ids.push_back(token);
+        output.push_back(token);
+        const auto character = static_cast<char>(32 + token);
+        const bool may_end = output.size() >= p.min_tokens;
+        if (may_end && !p.stop.empty() && p.stop[0][0] == character) {
+            request.expected_reason = "stop";
+            return;
+        }
+        request.expected_text += character;
+    }
+}
+
+}  // namespace chatloop::sim
