@@ -92,6 +92,7 @@ void Node::close_link(LinkId id) {
     const auto link = links_.find(id);
     if (link == links_.end()) return;
     host_.loop().remove_link(*link->second);
+    blocked_before_ += link->second->blocked();
     links_.erase(link);
 }
 
@@ -101,6 +102,12 @@ void Node::send_data(LinkId id, Message frame) {
     if (link == links_.end()) return;
     const bool queued = link->second->send(std::move(frame));
     CL_ASSERT(queued);  // credits stay far below the bound of the queue
+}
+
+uint64_t Node::sends_blocked() const {
+    uint64_t blocked = blocked_before_;
+    for (const auto& [id, link] : links_) blocked += link->blocked();
+    return blocked;
 }
 
 size_t Node::backlog(LinkId id) const {

@@ -63,6 +63,7 @@ public:
     void close_link(LinkId id) override;
     void send_data(LinkId id, Message frame) override;
     size_t backlog(LinkId id) const override;
+    uint64_t sends_blocked() const;  // Link::blocked of all data links so far
 
     // As of LoopHandler; `gap` is the loop's (PollLoop::take_loop_gap).
     virtual void on_tick(TimeUs now, TimeUs gap) = 0;
@@ -90,6 +91,7 @@ protected:
 private:
     std::map<LinkId, std::unique_ptr<Link>> links_;
     std::set<LinkId> links_within_;
+    uint64_t blocked_before_ = 0;  // of links that are closed
     Outbox* within_ = nullptr;  // the in-process bus
 };
 

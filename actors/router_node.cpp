@@ -119,7 +119,11 @@ void RouterNode::log_endpoints() const {
 void RouterNode::send_control(const std::string& peer, std::vector<uint8_t> bytes) {
     if (send_within(peer, bytes)) return;
     Message message(std::move(bytes));
-    if (ctrl_.send_to(peer, message) == Io::kUnreachable) workers_gone_.insert(peer);
+    switch (ctrl_.send_to(peer, message)) {
+        case Io::kOk: break;
+        case Io::kWouldBlock: ++control_blocked_; break;
+        case Io::kUnreachable: workers_gone_.insert(peer);
+    }
 }
 
 void RouterNode::send_client(const std::string& peer, std::vector<uint8_t> bytes) {
@@ -163,7 +167,7 @@ TimeUs RouterNode::leaves_at() const {
 void RouterNode::note_sockets() {
     router_->note_sockets({front_.malformed(), ctrl_.malformed(), result_.malformed(),
                            egress_.peers_dropped(), egress_.messages_dropped(),
-                           egress_.bytes()});
+                           egress_.bytes(), sends_blocked() + control_blocked_});
 }
 
 void RouterNode::write_endpoints(const std::string& file) const {

@@ -73,6 +73,7 @@ private:
     Egress egress_{[this](const std::string& peer, Message& message) {
         return front_.send_to(peer, message);
     }};
+    uint64_t control_blocked_ = 0;
     std::set<std::string> workers_gone_;
     bool holds_ = false;
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_

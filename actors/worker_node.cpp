@@ -73,7 +73,7 @@ public:
         worker_->note_loop_gap(gap);
         uint64_t malformed = in_.malformed();
         for (const auto& [peer, socket] : routers_) malformed += socket->malformed();
-        worker_->note_malformed(malformed);
+        worker_->note_sockets(malformed, sends_blocked());
         worker_->on_tick(now);
     }
     TimeUs next_timer() const override { return worker_->next_timer(); }

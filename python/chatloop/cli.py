@@ -177,6 +177,7 @@ def _status(client: Client, options: argparse.Namespace) -> None:
         print(json.dumps(info))
         return
     workers = info.pop("workers", [])
+    routes, histograms = info.pop("routes", []), info.pop("histograms", {})
     for name, value in info.items():
         if isinstance(value, dict):
             _print_counters(f"{name:12}", value)
@@ -186,6 +187,12 @@ def _status(client: Client, options: argparse.Namespace) -> None:
     for worker in workers:
         print(f"worker       {_worker_line(worker)}")
         _print_counters("            ", worker.get("counters", {}))
+    for route in routes:
+        print(f"route        {_route_line(route)}")
+        _print_counters("            ", route.get("counters", {}))
+    for name, histogram in histograms.items():
+        if sum(histogram["counts"]):
+            print(f"{name:24} {_histogram_line(histogram)}")
 
 
 def _print_counters(label: str, counters: Mapping[str, int]) -> None:
@@ -206,6 +213,31 @@ def _worker_line(worker: Mapping[str, Any]) -> str:
     cache = f", {worker['kv_cache_dtype']} KV cache" if worker["roles"] & 1 else ""
     return (f"{worker['name']}: {', '.join(roles)}; {worker['state']}, {worker['kernels']} kernels"
             f"{cache}")
+
+
+def _route_line(route: Mapping[str, Any]) -> str:
+    """One route: who is on it, and the part of its time with work that each of them computed."""
+    work_us = route["counters"].get("work_us", 0)
+    hops = [f"{hop['worker']} {100 * hop['busy_us'] / work_us:.0f}% busy" if work_us
+            else hop["worker"] for hop in route["hops"]]
+    state = "up" if route["up"] else "coming up"
+    return f"{route['generation']}: {state}, {route['running']} running; {', '.join(hops)}"
+
+
+def _histogram_line(histogram: Mapping[str, Any]) -> str:
+    """How many, their mean, and the bounds below which half and 99% of them lie."""
+    counts = histogram["counts"]
+    total = sum(counts)
+
+    def below(part: float) -> str:
+        seen = 0
+        for bound, count in zip(histogram["bounds"], counts):
+            seen += count
+            if seen >= part * total:
+                return f"<= {bound:g}"
+        return f"> {histogram['bounds'][-1]:g}"
+    return (f"{total} times, mean {histogram['sum'] / total:.1f}, half {below(0.5)}, "
+            f"99% {below(0.99)}")
 
 
 def _ping(client: Client, options: argparse.Namespace) -> None:

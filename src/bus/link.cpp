@@ -81,6 +81,7 @@ bool Link::send(Message frame) {
     if (backlog_.size() == kBacklogMax) return false;
     backlog_.push_back(std::move(frame));
     flush();
+    if (up_ && !backlog_.empty()) ++blocked_;
     return true;
 }
 

@@ -152,7 +152,8 @@ bool Router::somebody_gives_way(const Lane& lane) const {
 }
 
 // There is no room for the next in line: a client with fewer sequences than its share has a claim
-// on one that another client holds beyond its own.
+// on one that another client holds beyond its own, once it has waited for a step: until then
+// somebody may end.
 void Router::make_room(TimeUs now) {
     std::vector<Running> running;
     for (const auto& [generation, lane] : lanes_) {
@@ -160,7 +161,15 @@ void Router::make_room(TimeUs now) {
         const std::vector<Running> of_lane = running_on(lane);
         running.insert(running.end(), of_lane.begin(), of_lane.end());
     }
-    claim_ = beyond_share(running, static_cast<uint32_t>(running.size()), queue_.heads());
+    std::vector<const Waiting*> waiting = queue_.heads();
+    std::erase_if(waiting, [&](const Waiting* head) {
+        const TimeUs queued_at = sequences_.at(head->id)->queued_at;
+        return std::any_of(lanes_.begin(), lanes_.end(), [&](const auto& entry) {
+            const std::deque<InFlight>& in_flight = entry.second.in_flight;
+            return !in_flight.empty() && in_flight.front().sent_at < queued_at;
+        });
+    });
+    claim_ = beyond_share(running, static_cast<uint32_t>(running.size()), waiting);
     if (!claim_) return;
     queue_.promote(claim_->claimant);
     give_way(*sequences_.at(claim_->victim), now);

@@ -128,14 +128,15 @@ std::vector<Router::Planned> Router::compose(const Route& route, const Lane& lan
     }
     shape.outputs = shape.rows;
     rows_free = std::min(rows_free - static_cast<uint32_t>(decode_rows), config_.prefill_rows);
-    if (!ready.prefill.empty() && rows_free > 0) add_prefill(lane, ready, shape, rows_free, plan);
+    if (!ready.prefill.empty() && rows_free > 0)
+        add_prefill(lane, ready, shape, rows_free, slice_us(route, lane, ready), plan);
     return plan;
 }
 
 // The time that a frame with prompt rows may take on its slowest stage.
-double Router::slice_us(const Lane& lane, const Ready& ready) const {
+double Router::slice_us(const Route& route, const Lane& lane, const Ready& ready) const {
     const double own = ready.decoding > 0
-        ? kDecodeStretchMax * lane.cost.slowest_us(decode_shape(ready.decoding,
+        ? kDecodeStretchMax * lane.cost.slowest_us(decode_shape(decode_share(route, lane, ready),
                                                                 ready.decode_context))
         : kWeightsStretchMax * lane.cost.slowest_us({1, 1, 0});
     return std::max(static_cast<double>(config_.prefill_slice_us), own);
@@ -144,7 +145,7 @@ double Router::slice_us(const Lane& lane, const Ready& ready) const {
 // Half of the rows belong to the first in line, so that it goes on; the other half to whoever needs
 // the fewest, so that a short prompt does not stand behind a long one.
 void Router::add_prefill(const Lane& lane, Ready& ready, FrameShape shape, uint32_t rows_free,
-                         std::vector<Planned>& plan) const {
+                         double slice, std::vector<Planned>& plan) const {
     std::vector<Sequence*>& prefill = ready.prefill;
     std::stable_sort(prefill.begin(), prefill.end(), [](const Sequence* a, const Sequence* b) {
         const auto rank = [](const Sequence* s) {
@@ -152,8 +153,7 @@ void Router::add_prefill(const Lane& lane, Ready& ready, FrameShape shape, uint3
         };
         return rank(a) < rank(b);
     });
-    const uint32_t budget = rows_within(lane, *prefill.front(), shape, rows_free,
-                                        slice_us(lane, ready));
+    const uint32_t budget = rows_within(lane, *prefill.front(), shape, rows_free, slice);
     std::stable_sort(prefill.begin() + 1, prefill.end(),
                      [](const Sequence* a, const Sequence* b) {
                          return a->rows_left() < b->rows_left();

@@ -102,6 +102,7 @@ std::vector<wire::Counter> Router::all_counters() const {
         {"ctrl_malformed", cluster.ctrl_malformed + sockets_.ctrl_malformed},
         {"ctrl_unexpected", cluster.ctrl_unexpected},
         {"result_malformed", own.result_malformed + sockets_.result_malformed},
+        {"sends_blocked", sockets_.sends_blocked},
         {"backlog_drops", sockets_.backlog_drops},
         {"backlog_messages_dropped", sockets_.backlog_messages_dropped},
     };

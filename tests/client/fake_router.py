@@ -29,6 +29,11 @@ STATUS_INFO = {
          "kv_cache_dtype": "",
          "counters": {"frames_executed": 3, "frames_gap": 0, "headers_bad": 4}},
     ],
+    "routes": [{"generation": 3, "up": True, "running": 2,
+                "hops": [{"worker": "w0", "busy_us": 750}, {"worker": "w1", "busy_us": 0}],
+                "counters": {"work_us": 1000, "kv_held": 5, "kv_cached": 0}}],
+    "histograms": {"queue_ms": {"bounds": [1.0, 2.5, 5.0], "counts": [3, 96, 0, 1], "sum": 250.0},
+                   "decode_rows": {"bounds": [1.0], "counts": [0, 0], "sum": 0.0}},
     "counters": {"requests": 7, "rejected": 0, "routes_up": 1},
     "errors": {},
 }

@@ -114,6 +114,9 @@ def test_status_and_ping() -> None:
         "worker       w0: layers 0..7, sampler; ready, avx2 kernels, f16 KV cache",
         "worker       w1: sampler; loading, avx2 kernels",
         "             frames_executed 3, headers_bad 4",
+        "route        3: up, 2 running; w0 75% busy, w1 0% busy",
+        "             work_us 1000, kv_held 5",
+        "queue_ms                 100 times, mean 2.5, half <= 2.5, 99% <= 2.5",
     ]
     assert re.fullmatch(r"router 0000000000000007: [\d.]+ ms\n", ping.stdout)
 

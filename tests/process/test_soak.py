@@ -56,7 +56,7 @@ def assert_all_is_well(client: Client) -> None:
     print(json.dumps(status))
     assert set(status["errors"]) <= HARMLESS_ERRORS, status["errors"]
     bad = ("results_bad", "routes_down", "workers_lost", "clients_gone", "backlog_drops",
-           "front_malformed", "ctrl_malformed", "result_malformed")
+           "front_malformed", "ctrl_malformed", "result_malformed", "sends_blocked")
     assert not any(status["counters"][name] for name in bad), status["counters"]
     assert len(status["workers"]) >= 2
     for worker in status["workers"]:
@@ -67,7 +67,7 @@ def assert_all_is_well(client: Client) -> None:
 
 def blocks_held(status: dict[str, Any]) -> int:
     """Of all routes; cached blocks are held by nobody."""
-    routes = [route["counters"] for route in status.get("routes", [])]
+    routes = [route["counters"] for route in status["routes"]]
     assert all(route["kv_blocks"] > 0 for route in routes)
     return sum(route["kv_held"] for route in routes)
 

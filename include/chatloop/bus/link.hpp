@@ -34,6 +34,8 @@ public:
     [[nodiscard]] bool send(Message frame);
     void flush();
     size_t backlog() const { return backlog_.size(); }
+    // Frames that a connected socket did not take at once: its high-water mark was reached.
+    uint64_t blocked() const { return blocked_; }
 
     bool up() const { return up_; }
     // Every change since the last call, in order: true is up. Must be called whenever the monitor's
@@ -63,6 +65,7 @@ private:
     TimeUs handshake_deadline_ = kNever;
     std::deque<Message> backlog_;
     uint64_t sockets_made_ = 0;
+    uint64_t blocked_ = 0;
 };
 
 }  // namespace chatloop

@@ -93,6 +93,7 @@ struct SocketCounters {
     uint64_t backlog_drops = 0;  // clients for which too much or too long waited
     uint64_t backlog_messages_dropped = 0;
     uint64_t backlog_bytes = 0;  // now
+    uint64_t sends_blocked = 0;  // frames and control that met a full queue
 };
 
 class Router final : private Cluster::Events {
@@ -222,9 +223,9 @@ private:
     bool waits_for_company(const Route& route, Lane& lane, const Ready& ready, TimeUs now);
     uint32_t frame_rows_max() const;
     std::vector<Planned> compose(const Route& route, const Lane& lane, Ready ready) const;
-    double slice_us(const Lane& lane, const Ready& ready) const;
+    double slice_us(const Route& route, const Lane& lane, const Ready& ready) const;
     void add_prefill(const Lane& lane, Ready& ready, FrameShape shape, uint32_t rows_free,
-                     std::vector<Planned>& plan) const;
+                     double slice, std::vector<Planned>& plan) const;
     uint32_t rows_within(const Lane& lane, const Sequence& sequence, const FrameShape& base,
                          uint32_t rows_free, double slice) const;
 

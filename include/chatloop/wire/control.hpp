@@ -98,6 +98,7 @@ struct WorkerCounters {
     uint64_t headers_bad = 0;         // bytes that are no frame's header
     uint64_t control_bad = 0;         // undecodable, of a replaced router, or for another role
     uint64_t messages_malformed = 0;  // of a wrong number of parts
+    uint64_t sends_blocked = 0;       // frames that met a full queue
     bool operator==(const WorkerCounters&) const = default;
 };
 
@@ -107,7 +108,7 @@ struct WorkerCounter {
 };
 
 // In the order of HEARTBEAT; the names are STATUS's.
-inline constexpr std::array<WorkerCounter, 8> kWorkerCounters = {{
+inline constexpr std::array<WorkerCounter, 9> kWorkerCounters = {{
     {"frames_executed", &WorkerCounters::frames_executed},
     {"frames_fenced", &WorkerCounters::frames_fenced},
     {"frames_misdirected", &WorkerCounters::frames_misdirected},
@@ -116,6 +117,7 @@ inline constexpr std::array<WorkerCounter, 8> kWorkerCounters = {{
     {"headers_bad", &WorkerCounters::headers_bad},
     {"control_bad", &WorkerCounters::control_bad},
     {"messages_malformed", &WorkerCounters::messages_malformed},
+    {"sends_blocked", &WorkerCounters::sends_blocked},
 }};
 
 struct WorkerHeartbeat {

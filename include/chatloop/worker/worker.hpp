@@ -56,7 +56,11 @@ public:
     const std::optional<std::string>& rejection() const { return rejection_; }
     const wire::WorkerCounters& counters() const { return counters_; }
     void note_loop_gap(TimeUs gap_us);
-    void note_malformed(uint64_t messages) { counters_.messages_malformed = messages; }  // so far
+    // What only the owner of the sockets sees, so far.
+    void note_sockets(uint64_t malformed, uint64_t sends_blocked) {
+        counters_.messages_malformed = malformed;
+        counters_.sends_blocked = sends_blocked;
+    }
 
 private:
     // A role and the frame that it is at.

@@ -36,6 +36,7 @@ public:
         config.stop_ids = {0};
         config.max_batch_size = 4;
         config.prefill_rows = 100;
+        config.prefill_slice_us = kSecondUs;  // no test's prompt is so long
         config.max_queue_size = max_queue_size;
         remake();
     }

@@ -146,3 +146,83 @@ TEST_CASE("frames_in_flight sets the number of frames and so their size") {
     CHECK(h.frame(h.frames() - 1).frame.items.size() == 3);
     CHECK(h.frame(h.frames() - 2).frame.items.size() == 3);
 }
+
+TEST_CASE("rows of a prompt join a frame while its predicted time stays under the slice") {
+    struct Timed : RouterHarness {
+        Timed() : RouterHarness(kRoomy) {
+            config.context_length = 8192;
+            config.prefill_rows = 256;
+            config.prefill_slice_us = 20 * kMillisecondUs;
+            remake();
+            bring_up();
+        }
+        // 2 ms and 0.4 ms a row: 45 rows are 20 ms.
+        uint32_t answer_one() {
+            wire::ResultFrame result = result_of(answered);
+            const uint32_t rows = frame(answered).frame.rows;
+            result.timings = {{0, 2000 + 400 * rows}, {0, 0}};
+            now += 2000 + 400 * rows;
+            answer(result);
+            ++answered;
+            return rows;
+        }
+    } h;
+    for (const char* id : {"a", "b"}) h.submit(id, 1, 200);
+    for (int i = 0; i < 20; ++i) h.answer_one();
+    h.submit("long", 4000, 2);
+    for (int i = 0; i < 4; ++i) h.answer_one();  // the first of them taught what rows cost
+    for (int i = 0; i < 20; ++i) CHECK(h.answer_one() == 32);  // whole tiles, with the decode rows
+    // Another stream of one row a frame takes from the prompt, not from the bound.
+    h.submit("c", 1, 100);
+    for (int i = 0; i < 20; ++i) CHECK(h.answer_one() <= 45);
+}
+
+TEST_CASE("half of a frame's prompt rows are the first in line's, the rest whoever needs least") {
+    Lane h;
+    h.submit("a", 1, 50);
+    h.answer_some(2);
+    for (const auto& [id, rows] : {std::pair("long", 240u), {"longer", 250u}, {"short", 10u}})
+        h.submit(id, rows, 2);
+    h.answer_next();
+    CHECK(h.newest(1) == Shapes{{1, 48, 10, 37}});  // of 95 rows
+    CHECK(h.all_done(4));
+}
+
+TEST_CASE("a frame of less than its share waits a moment for one that is about to come back") {
+    struct Windowed : RouterHarness {
+        Windowed() : RouterHarness(kRoomy, 512, 2) {
+            config.batching_window_us = 2 * kMillisecondUs;
+            config.max_batch_size = 32;
+            remake();
+            bring_up();
+        }
+        size_t in_flight() const { return frames() - answered; }
+        void answer_next() { answer(result_of(answered++)); }
+    };
+    uint32_t held = 0, left_at_once = 0;
+    for (TimeUs since_sent = 0; since_sent <= 10'000; since_sent += 500) {
+        Windowed h;
+        for (const char* id : {"a", "b", "c", "d", "e", "f", "g", "i"}) h.submit(id, 1, 100);
+        for (int i = 0; i < 20; ++i) h.answer_next();
+        REQUIRE(h.in_flight() == 2);  // four rows each, sent at the same time
+        std::vector<std::string> gone;
+        for (const wire::Piece& piece : h.heard<wire::Piece>()) gone.push_back(piece.request_id);
+        // The last to hear of a token are in the frame that was sent last; of the other two end.
+        for (const std::string& id : {gone[gone.size() - 8], gone[gone.size() - 7]})
+            h.say(wire::Cancel{id});
+        h.now += since_sent;
+        h.answer_next();
+        if (h.in_flight() == 2) {
+            ++left_at_once;
+            continue;
+        }
+        ++held;
+        const TimeUs due = h.router->next_timer();
+        CHECK(due == h.now + 2 * kMillisecondUs);
+        h.now = due;
+        h.router->on_tick(h.now);
+        CHECK(h.in_flight() == 2);  // nobody waits for ever
+    }
+    CHECK(held > 0);
+    CHECK(left_at_once > 0);
+}

@@ -79,9 +79,9 @@ TEST_CASE("what the sockets and the workers counted is there, too") {
     const wire::Bytes garbage{0xc1};
     h.router->on_control("stranger", garbage, h.now);
     h.answer_bytes({0xc1});
-    h.router->note_sockets({10, 20, 30, 4, 5, 6});
+    h.router->note_sockets({10, 20, 30, 4, 5, 6, 7});
     h.hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {{1, 0, 0, 0, true, true}},
-                                 {1, 2, 3, 4, 5, 6, 7, 8}});
+                                 {1, 2, 3, 4, 5, 6, 7, 8, 9}});
     const wire::StatusReply status = status_of(h);
     const auto counters = by_name(status.counters);
     CHECK(counters.at("front_malformed") == 10);
@@ -90,9 +90,43 @@ TEST_CASE("what the sockets and the workers counted is there, too") {
     CHECK(counters.at("backlog_drops") == 4);
     CHECK(counters.at("backlog_messages_dropped") == 5);
     CHECK(status.backlog_bytes == 6);
+    CHECK(counters.at("sends_blocked") == 7);
     REQUIRE(status.workers.size() == 1);
     const auto worker = by_name(status.workers[0].counters);
-    CHECK(worker.size() == 8);
+    CHECK(worker.size() == 9);
     CHECK(worker.at("frames_executed") == 1);
     CHECK(worker.at("messages_malformed") == 8);
+}
+
+TEST_CASE("a route's hops, work and blocks, and how long everybody waited") {
+    UpRouter h;
+    h.submit("r", 3, 3);
+    for (int i = 0; i < 3; ++i) {
+        wire::ResultFrame result = h.result_of(h.answered++);
+        result.timings = {{100, 4000}, {0, 1000}};
+        h.now += 6000;
+        h.answer(result);
+    }
+    const wire::StatusReply status = status_of(h);
+    REQUIRE(status.routes.size() == 1);
+    const wire::RouteStatus& route = status.routes[0];
+    CHECK(route.hops == std::vector<wire::HopStatus>{{"worker-1", 12'000}, {"worker-1", 3'000}});
+    const auto counters = by_name(route.counters);
+    CHECK(counters.at("frames") == 3);
+    CHECK(counters.at("work_us") == 18'000);
+    CHECK(counters.at("wire_us") == 2'700);
+    CHECK(counters.at("kv_blocks") == 16);
+    CHECK(counters.at("kv_held") == 0);
+    CHECK(counters.at("credit_frames") == 0);
+    std::map<std::string, double> sums;
+    std::map<std::string, uint64_t> counts;
+    for (const wire::HistogramStatus& histogram : status.histograms) {
+        sums[histogram.name] = histogram.sum;
+        for (const uint64_t count : histogram.counts) counts[histogram.name] += count;
+    }
+    CHECK(sums.at("time_to_first_token_ms") == 6.0);
+    CHECK(sums.at("inter_token_ms") == 12.0);
+    CHECK(counts.at("inter_token_ms") == 2);
+    CHECK(counts.at("queue_ms") == 1);
+    CHECK(counts.at("decode_rows") == 2);
 }

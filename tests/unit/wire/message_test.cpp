@@ -90,7 +90,7 @@ TEST_CASE("one wrong element makes a control message wrong") {
         {"/4 huge", "/6 huge", "/7 huge"},
         {"/7 huge", "/8 shorter", "/8/0/0 huge", "/8/0/2 huge", "/8/0/3 huge", "/8/1/0 huge",
          "/8/1/2 huge", "/8/1/3 huge", "/9/0 huge", "/9/1 huge", "/9/2 huge", "/9/3 huge",
-         "/9/4 huge", "/9/5 huge", "/9/6 huge", "/9/7 huge"},
+         "/9/4 huge", "/9/5 huge", "/9/6 huge", "/9/7 huge", "/9/8 huge"},
         {},
         {"/4 huge"},
         {},
