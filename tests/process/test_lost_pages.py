@@ -42,7 +42,7 @@ def outcome(stream: object) -> Answer | ChatLoopError:
 def test_file_truncated_while_mapped(two_routes, model):
     client = two_routes.client()
     right = of_generation(client.generate(**LONG))
-    streams = [client.stream(**LONG) for _ in range(4)]  # two on each route
+    streams = [client.stream(**LONG) for _ in range(4)]  # some on each route
     for stream in streams:
         next(stream)
     with (model / "partition_0.safetensors").open("r+b") as file:
@@ -50,8 +50,10 @@ def test_file_truncated_while_mapped(two_routes, model):
     outcomes = [outcome(stream) for stream in streams]
 
     errors = [found for found in outcomes if isinstance(found, ChatLoopError)]
-    assert [(error.code, error.retryable) for error in errors] == [("worker_lost", True)] * 2
-    assert [found for found in outcomes if found not in errors] == [right] * 2
+    assert 0 < len(errors) < len(streams)
+    assert {(error.code, error.retryable) for error in errors} == {("worker_lost", True)}
+    others = [found for found in outcomes if found not in errors]
+    assert others == [right] * len(others)
     replica = two_routes.processes["replica"]
     assert replica.wait(10) == EXIT_CONFIG
     line = replica.messages()[-1]
