@@ -191,7 +191,7 @@ def test_a_worker_that_lies(build, tiny_model, tmp_path):
                     say(3, generation, 0, body[2])
                     say(5, generation, 0, 5, 7, 1)
                     say(4, 2 ** 64 - 1)
-                    say(6, 2, 0, 0, 2 ** 64 - 1, [[generation, 0, 2 ** 63, 0, True, True]], [0] * 8)
+                    say(6, 2, 0, 0, 2 ** 64 - 1, [[generation, 0, 2 ** 63, 0, True, True]], [0] * 9)
             for _ in stream:
                 pass
             assert stream.result.token_ids == expected
