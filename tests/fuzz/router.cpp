@@ -77,6 +77,17 @@ std::vector<Bytes> seeds() {
     served.byte(1 | 8).block(wire::encode_client(wire::Submit{"b", World::ask(90, 2)})).byte(5);
     for (int i = 0; i < 6; ++i) served.byte(6);
     all.push_back(served.bytes);
+    wire::Parameters choices = World::ask(70, 5);
+    choices.n = 3;
+    choices.repetition_penalty = 1.5f;
+    choices.min_tokens = 2;
+    ScriptWriter several = brought_up();
+    several.byte(1).block(wire::encode_client(wire::Submit{"a", choices})).byte(5);
+    for (int i = 0; i < 6; ++i) several.byte(6);
+    wire::Resume resume{"a", 1, choices, {{1, 2}, {{3}, {}, {4, 5}}, 9, "000000000000002a"}};
+    several.byte(1).block(wire::encode_client(resume)).byte(5).byte(6).byte(6).byte(6);
+    several.byte(1).block(wire::encode_client(wire::Cancel{"a"})).byte(6);
+    all.push_back(several.bytes);
     for (const wire::Control& message : wire::test::control_examples()) {
         ScriptWriter script = served;
         wire::Control from_worker = message;

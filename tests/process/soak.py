@@ -33,7 +33,8 @@ def shape(number: int, ids: range, seed: int) -> Shape:
     parameters = {"token_ids": rng.choices(ids, k=rng.randint(1, PROMPT_MAX)),
                   "max_tokens": tokens, "ignore_eos": True, "seed": rng.getrandbits(64),
                   "temperature": rng.choice([0.0, 0.7, 1.1]), "top_k": rng.choice([0, 5]),
-                  "logprobs": rng.choice([None, 0, 3])}
+                  "logprobs": rng.choice([None, 0, 3]), "n": rng.choice([1] * 9 + [3]),
+                  "repetition_penalty": rng.choice([1.0] * 4 + [1.2])}
     ends_after = rng.randrange(tokens) if rng.random() < CANCELLED else None
     return Shape(parameters, ends_after, rng.random() < 0.5)
 
@@ -88,7 +89,9 @@ class Soak:
         if wanted.ends_after is not None and result.finish_reason == "cancelled":
             return
         assert result.finish_reason == "length", (number, result)
-        assert len(result.token_ids) == wanted.parameters["max_tokens"], (number, result)
+        assert len(result.choices) == wanted.parameters["n"], (number, result)
+        for choice in result.choices:
+            assert len(choice.token_ids) == wanted.parameters["max_tokens"], (number, result)
         assert result.prompt_ids == wanted.parameters["token_ids"], (number, result)
         if wanted.ends_after is None and self.is_kept(number):
             self.kept[number] = of_generation(result)
