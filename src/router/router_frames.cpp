@@ -134,9 +134,9 @@ std::vector<Router::Planned> Router::compose(const Route& route, const Lane& lan
     return plan;
 }
 
-// The time that a frame with prompt rows may take on its slowest stage: a slice for each prompt that
-// waits, since a crowd of newcomers waits longer for its first tokens than the frames in between
-// save the others; but no more than three.
+// The time that a frame with prompt rows may take on its slowest stage: a slice for each prompt
+// that waits, three at most. A crowd of newcomers would wait longer for its first tokens than short
+// frames save the others.
 double Router::slice_us(const Route& route, const Lane& lane, const Ready& ready) const {
     const double own = ready.decoding > 0
         ? kDecodeStretchMax * lane.cost.slowest_us(decode_shape(decode_share(route, lane, ready),
