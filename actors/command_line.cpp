@@ -151,6 +151,14 @@ Result<std::vector<int>> place_process(const Settings& settings) {
     return others;
 }
 
+void reload_log_level(const CommandLine& command_line) {
+    const Result<Settings> settings = command_line.resolve();
+    if (!settings) return log_line('w', "SIGHUP: nothing changed: " + settings.error().message);
+    const std::string level = settings->text("observability.log_level");
+    set_log_level(level);
+    log_line('w', "SIGHUP: the log's level is " + level);
+}
+
 std::vector<std::string> setting_warnings(const Settings& settings) {
     std::vector<std::string> warnings;
     constexpr char kEndpoint[] = "observability.otel_endpoint";

@@ -4,17 +4,24 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 
 #include "common.hpp"
 
 namespace chatloop::actors {
 
-Host::Host(const std::vector<int>& io_cpus) : context_(io_cpus) {
+Host::Host(const std::vector<int>& io_cpus)
+    : context_(io_cpus), started_at_(monotonic_now()) {
     raise_descriptor_limit();
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (const int signal = signals_.take()) {
             if (signal == kParentDied && terminating_) continue;
+            if (signal == SIGHUP) {
+                if (reload_) reload_();
+                for (Node* node : nodes_) node->on_log_level();
+                continue;
+            }
             terminating_ = true;
             for (Node* node : nodes_) node->on_terminate(now);
         }
@@ -23,6 +30,8 @@ Host::Host(const std::vector<int>& io_cpus) : context_(io_cpus) {
 
 void Host::on_tick(TimeUs now) {
     const TimeUs gap = loop_.take_loop_gap();
+    loop_gap_s_.add(static_cast<double>(gap) / kSecondUs);
+    usage_.update(now);
     for (Node* node : nodes_)
         if (!node->finished()) node->on_tick(now, gap);
 }
@@ -37,6 +46,24 @@ TimeUs Host::next_timer() const {
 bool Host::has_work() const {
     return bus_.pending() > 0 || std::any_of(nodes_.begin(), nodes_.end(),
                                              [](const Node* node) { return node->has_work(); });
+}
+
+std::string Host::metrics(TimeUs now) {
+    usage_.update(now);
+    Exposition page;
+    page.gauge("chatloop_uptime_seconds", "Since the process started",
+               static_cast<double>(now - started_at_) / kSecondUs);
+    page.counter("process_cpu_seconds_total", "User and system CPU time",
+                 static_cast<double>(usage_.cpu_us()) / kSecondUs);
+    page.gauge("process_resident_memory_bytes", "Resident memory",
+               static_cast<double>(usage_.memory_bytes()));
+    page.histogram("chatloop_loop_gap_seconds",
+                   "Longest time between two looks at the sockets, by turn of the loop",
+                   loop_gap_s_);
+    page.counter("chatloop_log_lines_dropped_total", "Lines that the log's reader did not take",
+                 static_cast<double>(log_lines_dropped()));
+    for (const Node* node : nodes_) node->add_metrics(page);
+    return page.text();
 }
 
 // What the nodes say to each other was answered once at most, so this ends.

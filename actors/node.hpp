@@ -2,6 +2,7 @@
 // actor class, what it puts in its Outbox goes out; no decision is made here.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -14,7 +15,10 @@
 #include "chatloop/bus/poll_loop.hpp"
 #include "chatloop/bus/socket.hpp"
 #include "chatloop/bus/system.hpp"
+#include "chatloop/core/histogram.hpp"
 #include "chatloop/host/local_bus.hpp"
+#include "exposition.hpp"
+#include "process_usage.hpp"
 
 namespace chatloop::actors {
 
@@ -29,6 +33,11 @@ public:
 
     // Before run, in the order of their turns. A node outlives the run.
     void add(Node& node) { nodes_.push_back(&node); }
+    // On SIGHUP; the nodes are told of the log's level behind it.
+    void set_reload(std::function<void()> reload) { reload_ = std::move(reload); }
+    // The page of the process: itself, then its nodes.
+    std::string metrics(TimeUs now);
+    const ProcessUsage& usage() const { return usage_; }
     // Until all have finished, or one has failed.
     void run() { loop_.run(*this); }
 
@@ -52,6 +61,10 @@ private:
     std::vector<Node*> nodes_;
     size_t next_ = 0;  // whose unit is tried first
     bool terminating_ = false;
+    std::function<void()> reload_;
+    ProcessUsage usage_;
+    Histogram loop_gap_s_{kStepBoundsS};
+    TimeUs started_at_;
 };
 
 // An actor with its data links.
@@ -73,6 +86,8 @@ public:
     virtual bool finished() const = 0;
     virtual bool failed() const { return false; }  // the process is to end
     virtual void on_terminate(TimeUs now) = 0;     // SIGTERM, SIGINT, or the parent died
+    virtual void on_log_level() {}                 // may have changed
+    virtual void add_metrics(Exposition&) const {}
 
 protected:
     virtual void on_link_change(LinkId id, bool up, TimeUs now) = 0;

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "metrics.hpp"
+
 namespace chatloop::actors {
 
 namespace {
@@ -78,7 +80,10 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     config.cluster.name = options.name;
     config.cluster.incarnation = random_u64();
     config.cluster.result_endpoint = connectable(actor, result_);
-    router_ = std::make_unique<Router>(config, *this, *model.text, log_line);
+    const auto log = [](char level, const std::string& text, const LogSpan& span) {
+        log_line(level, text, span, level == 'd' ? "batching" : "cluster");
+    };
+    router_ = std::make_unique<Router>(config, *this, *model.text, log);
     wire();
     write_endpoints(options.endpoints_file);
 }
@@ -180,6 +185,10 @@ void RouterNode::write_endpoints(const std::string& file) const {
     if (std::rename(part.c_str(), file.c_str()) != 0)
         die(actor_, {ErrorCode::kBadFile, "--endpoints-file " + file + " cannot be written"});
 }
+
+void RouterNode::on_log_level() { router_->set_log_debug(log_enabled('d')); }
+
+void RouterNode::add_metrics(Exposition& page) const { add_router_metrics(page, *router_); }
 
 void RouterNode::on_terminate(TimeUs now) {
     at_once_ = drain_until_ != kNever;  // a second one

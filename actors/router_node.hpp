@@ -57,6 +57,8 @@ public:
     void run_unit(TimeUs now) override { router_->run_unit(now); }
     bool finished() const override;
     void on_terminate(TimeUs now) override;
+    void on_log_level() override;
+    void add_metrics(Exposition& page) const override;
 
 private:
     void wire();

@@ -120,6 +120,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     options.memory.allow_paging = settings.flag("model.allow_paging");
     options.drain_timeout_us = settings.seconds("drain_timeout_secs");
     options.log_level = settings.text("observability.log_level");
+    options.log_format = settings.text("observability.log_format");
     if (!options.is_stage) return options;
 
     if (const Status read = read_layers(settings, layers, options); !read) return read.error();

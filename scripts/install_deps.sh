@@ -29,6 +29,7 @@ packages=(
     nlohmann-json3-dev
     pkg-config
     procps
+    prometheus-cpp-dev
     python3-dev
     python3-venv
 )

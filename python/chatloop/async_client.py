@@ -124,6 +124,16 @@ class AsyncClient:
             raise no_answer(self._endpoint, "STATUS", self._timeout_s)
         return status
 
+    async def trace(self, request_id: str) -> dict[str, Any] | None:
+        """What a request spent its time on: the map of TRACE in docs/protocol.md.
+
+        None when the router does not know the request: it keeps the last 256 that ended.
+        """
+        trace = await self._connected().trace(request_id, self._timeout_s)
+        if trace is None:
+            raise no_answer(self._endpoint, "TRACE", self._timeout_s)
+        return trace[0]
+
     async def keep_alive(self) -> None:
         """Tells the router that this client lives: for a task that blocks the loop for long."""
         self._connected().serve()

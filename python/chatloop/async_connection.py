@@ -145,6 +145,11 @@ class AsyncConnection:
         reply = await self._ask(self._session.new_status(), timeout_s)
         return reply.status() if reply.ready else None
 
+    async def trace(self, request_id: str, timeout_s: float) -> tuple[dict[str, Any] | None] | None:
+        """None: no answer within `timeout_s`; within the answer: the request is not known."""
+        reply = await self._ask(self._session.new_trace(request_id), timeout_s)
+        return (reply.trace(),) if reply.ready else None
+
     async def departed(self, departure: Departure) -> None:
         """Waits until it has left. Raises ChatLoopError("unreachable") when it could not."""
         await self.wait(lambda: departure.settled, departure.news, None)

@@ -122,6 +122,16 @@ class Client:
             raise no_answer(self._endpoint, "STATUS", self._timeout_s)
         return status
 
+    def trace(self, request_id: str) -> dict[str, Any] | None:
+        """What a request spent its time on: the map of TRACE in docs/protocol.md.
+
+        None when the router does not know the request: it keeps the last 256 that ended.
+        """
+        trace = self._connected().trace(request_id, self._timeout_s)
+        if trace is None:
+            raise no_answer(self._endpoint, "TRACE", self._timeout_s)
+        return trace[0]
+
     def keep_alive(self) -> None:
         """Tells the router that this client lives, without waiting for anything."""
         self._connected().serve()

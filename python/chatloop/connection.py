@@ -90,6 +90,11 @@ class Connection:
         reply = self._ask(self._session.new_status, timeout_s)
         return reply.status() if reply.ready else None
 
+    def trace(self, request_id: str, timeout_s: float) -> tuple[dict[str, Any] | None] | None:
+        """None: no answer within `timeout_s`; within the answer: the request is not known."""
+        reply = self._ask(lambda: self._session.new_trace(request_id), timeout_s)
+        return (reply.trace(),) if reply.ready else None
+
     def wait(self, ready: Callable[[], bool], gate: Gate, timeout_s: float) -> bool:
         """Until `ready()`, after which `gate` is woken. False when it is not for `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s

@@ -38,6 +38,7 @@ class Parameters(TypedDict, total=False):
     ignore_eos: bool | None
     priority: int | None  # the higher first; 0 is the default
     deadline_ms: int | None  # from the request's arrival at the router
+    traceparent: str | None  # of the caller's trace (W3C Trace Context)
 
 
 def parameters_map(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from . import protocol
 from .errors import UNREACHABLE, ChatLoopError, closed, unreachable
@@ -18,24 +18,29 @@ PING_INTERVAL_S = 2.0  # while a request runs; the router gives a client up afte
 DRAIN_MAX = 64  # messages taken at one look at the socket
 ATTEMPTS_MAX = 5  # routers that may lose one request before it fails
 
+Answer: TypeAlias = protocol.PongMessage | protocol.StatusMessage | protocol.TraceMessage
+
 
 class Reply:
-    """The answer to one PING or STATUS, once it is there."""
+    """The answer to one PING, STATUS or TRACE, once it is there."""
 
-    def __init__(self, question: bytes, nonce: int | None = None) -> None:
+    def __init__(
+        self, question: bytes, nonce: int | None = None, request_id: str | None = None
+    ) -> None:
         self.question = question
         self.nonce = nonce  # of a PING
+        self.request_id = request_id  # of a TRACE
         self.sent_s = 0.0
         self.on_news: Callable[[], None] = no_news  # when it is ready
         self._arrived_s = 0.0
-        self._message: protocol.PongMessage | protocol.StatusMessage | None = None
+        self._message: Answer | None = None
         self._error: ChatLoopError | None = None
 
     @property
     def ready(self) -> bool:
         return self._message is not None or self._error is not None
 
-    def answer(self, message: protocol.PongMessage | protocol.StatusMessage, now_s: float) -> None:
+    def answer(self, message: Answer, now_s: float) -> None:
         self._message = message
         self._arrived_s = now_s
         self.on_news()
@@ -57,6 +62,13 @@ class Reply:
             raise self._error
         assert isinstance(self._message, protocol.StatusMessage)
         return self._message.info
+
+    def trace(self) -> dict[str, Any] | None:
+        """Of a TRACE that is ready. Raises its error."""
+        if self._error is not None:
+            raise self._error
+        assert isinstance(self._message, protocol.TraceMessage)
+        return self._message.trace
 
 
 class Session:
@@ -112,6 +124,9 @@ class Session:
 
     def new_status(self) -> Reply:
         return Reply(protocol.status_query())
+
+    def new_trace(self, request_id: str) -> Reply:
+        return Reply(protocol.trace_query(request_id), request_id=request_id)
 
     def asked(self, reply: Reply, now_s: float) -> None:
         """Its question was sent."""
@@ -180,7 +195,11 @@ class Session:
             self._on_pong(message, now_s)
         elif isinstance(message, protocol.StatusMessage):
             # The view is one and the same for all who ask.
-            self._answer([reply for reply in self._replies if reply.nonce is None], message, now_s)
+            waiting = [r for r in self._replies if r.nonce is None and r.request_id is None]
+            self._answer(waiting, message, now_s)
+        elif isinstance(message, protocol.TraceMessage):
+            waiting = [r for r in self._replies if r.request_id == message.request_id]
+            self._answer(waiting, message, now_s)
         elif message.request_id is None:
             assert isinstance(message, protocol.Failure)  # the only one without an id
             self._on_failure(message)
@@ -265,7 +284,7 @@ class Session:
     def _answer(
         self,
         replies: list[Reply],
-        message: protocol.PongMessage | protocol.StatusMessage,
+        message: Answer,
         now_s: float,
     ) -> None:
         for reply in replies:

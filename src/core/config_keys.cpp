@@ -110,6 +110,8 @@ constexpr std::array kSettings = {
 
     choice("observability.log_level", "--log-level", kAllRoles, "debug|info|warn|error", "info",
            "what is logged"),
+    choice("observability.log_format", "--log-format", kAllRoles, "auto|json|text", "auto",
+           "JSON lines, or text for people; auto: text on a terminal"),
     text("observability.otel_endpoint", "", kAllRoles, "", "where spans go"),
 
     number("health_check_interval_secs", "--health-check-interval-secs", kRouterRole, 0.01, 60,

@@ -153,6 +153,8 @@ void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat
     if (worker.state != beat.state) form_at_ = now;
     worker.state = beat.state;
     worker.counters = beat.counters;
+    worker.frames_held = beat.frames_held;
+    worker.loop_gap_us = beat.loop_gap_us;
     on_fenced(worker, beat.fenced_through, now);
     if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
     const auto found = routes_.find(worker.generation);

@@ -21,7 +21,8 @@ Router::Router(const RouterConfig& config, Outbox& outbox, const TextEngine& tex
       log_(std::move(log)),
       cluster_(config.cluster, outbox, *this),
       fingerprint_(hex16(config.cluster.fingerprint)),
-      seed_state_(config.seed) {
+      seed_state_(config.seed),
+      trace_state_(config.seed ^ 0x7472616365u) {
     CL_ASSERT(config.max_batch_size > 0 && config.max_batch_size <= kFrameItemsMax);
     CL_ASSERT(config.prefill_rows > 0);
     CL_ASSERT(config.max_batch_size + config.prefill_rows <= kFrameRowsMax);
@@ -54,6 +55,11 @@ void Router::on_route_up(const Route& route) {
         if (found == processes.end()) processes.push_back(hop);
     }
     lane.cost = RouteCost(std::move(process_of_hop));
+    for (size_t hop = 0; hop < route.hops.size(); ++hop) {
+        const uint8_t role = hop < route.stages() ? wire::kRoleStage : wire::kRoleSampler;
+        lane.times.push_back(times_of(cluster_.workers().at(route.hops[hop]).hello.name, role));
+    }
+    note_event(false, "route " + std::to_string(route.generation) + " is up");
     log_('i', "route " + std::to_string(route.generation) + " is up: " +
                   std::to_string(route.stages()) + " stages, " +
                   std::to_string(route.workers.size()) + " workers, " +
@@ -65,6 +71,7 @@ void Router::on_route_up(const Route& route) {
 void Router::on_route_down(const Route& route, const std::string& why) {
     ++counters_.routes_down;
     log_('w', "route " + std::to_string(route.generation) + " is down: " + why, "");
+    note_event(true, "route " + std::to_string(route.generation) + " is down: " + why);
     const auto found = lanes_.find(route.generation);
     if (found == lanes_.end()) return;
     if (!ready()) without_route_since_ = ticked_at_;
@@ -79,6 +86,7 @@ void Router::on_route_down(const Route& route, const std::string& why) {
 
 void Router::on_worker_event(const WorkerPeer& worker, const std::string& what) {
     log_('i', "worker " + worker.hello.name + " " + what, "");
+    note_event(what != "joined", "worker " + worker.hello.name + " " + what);
 }
 
 bool Router::ready() const {
@@ -95,6 +103,7 @@ void Router::on_tick(TimeUs now) {
         for (auto& [name, client] : clients_) client.heard_at = now;
     }
     ticked_at_ = now;
+    if (started_at_ == 0) started_at_ = now;
     if (draining_ && sequences_.empty()) cluster_.stop_forming();
     cluster_.on_tick(now);
     std::vector<Generation> overdue;

@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t kTokensAhead = 256;   // of a running answer, in the estimate of a route's load
 constexpr uint32_t kTypicalRows = 64;    // of a frame, for the price of a prompt row
 constexpr double kRateWeight = 0.3;      // of the last second
+constexpr double kRateLeast = 0.01;      // tokens/s that are told from none
 
 }  // namespace
 
@@ -28,6 +29,7 @@ void Router::enqueue(Sequence& sequence, TimeUs now) {
     queue_.push({sequence.id, sequence.client, sequence.parameters.priority,
                  uint64_t{sequence.prompt_count} + sequence.tokens_max});
     sequence.queued_at = now;
+    sequence.trace.begin(PhaseKind::kQueue, now);
     set_timeout(sequence);
 }
 
@@ -131,6 +133,9 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
         if (sequence.choice == 0)
             histograms_.queue_ms.add(static_cast<double>(now - sequence.arrived_at) / 1000.0);
     }
+    const bool again = sequence.committed() > 0 || sequence.first_token_at != 0;
+    sequence.trace.begin(again ? PhaseKind::kReplay : PhaseKind::kPrefill, now, route.generation);
+    ++metrics_.requests_routed;
     by_admission_[sequence.placement->admission] = sequence.id;
     lane.sequences.push_back(sequence.id);
     return true;
@@ -212,7 +217,7 @@ void Router::give_way(Sequence& sequence, TimeUs now) {
 void Router::preempt(Sequence& sequence, TimeUs now) {
     ++counters_.preemptions;
     log_('i', "preempted with " + std::to_string(sequence.committed()) + " tokens committed",
-         sequence.request_id);
+         span_of(*sequence.request));
     std::erase(lanes_.at(sequence.generation).sequences, sequence.id);
     by_admission_.erase(sequence.placement->admission);
     sequence.placement.reset();
@@ -221,6 +226,7 @@ void Router::preempt(Sequence& sequence, TimeUs now) {
     sequence.gives_way = sequence.lacks_block = false;
     queue_.push_front({sequence.id, sequence.client, sequence.parameters.priority, 0});
     sequence.queued_at = now;
+    sequence.trace.begin(PhaseKind::kQueue, now);
     set_timeout(sequence);
 }
 
@@ -285,6 +291,11 @@ void Router::note_rate(TimeUs now) {
                         static_cast<double>(now - rated_at_);
     if (running() > 0) tokens_per_s_ += kRateWeight * (rate - tokens_per_s_);
     tokens_rated_ = tokens;
+    const double generated = static_cast<double>(metrics_.tokens_generated - generated_rated_) *
+                             kSecondUs / static_cast<double>(now - rated_at_);
+    metrics_.tokens_per_s += kRateWeight * (generated - metrics_.tokens_per_s);
+    if (metrics_.tokens_per_s < kRateLeast) metrics_.tokens_per_s = 0;
+    generated_rated_ = metrics_.tokens_generated;
     rated_at_ = now;
 }
 

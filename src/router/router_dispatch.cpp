@@ -55,6 +55,10 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
     lane.sent = sent.number;
     if (lane.in_flight.empty()) lane.busy_since = now;
     if (sent.decode_rows > 0) histograms_.decode_rows.add(sent.decode_rows);
+    if (log_debug_)
+        log_('d', "frame " + std::to_string(sent.number) + " of route " +
+                      std::to_string(route.generation) + ": " + std::to_string(sent.items.size()) +
+                      " sequences, " + std::to_string(rows) + " rows", "");
     lane.in_flight.push_back(std::move(sent));
     outbox_.send_data(route.link, Message(std::move(frame)));
     ++counters_.frames_sent;

@@ -36,6 +36,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
     note_times(lane->second, sent, result.timings, now);
+    note_frame(sent, result.timings, now);
 
     const bool matches = std::equal(
         sent.items.begin(), sent.items.end(), result.items.begin(), result.items.end(),
@@ -65,6 +66,21 @@ void Router::note_times(Lane& lane, const InFlight& sent, std::span<const wire::
         wire_us -= int64_t{timings[hop].busy_us} + timings[hop].queue_us;
     }
     lane.wire_us += static_cast<uint64_t>(std::max<int64_t>(0, wire_us));
+    metrics_.wire_us += static_cast<uint64_t>(std::max<int64_t>(0, wire_us));
+    const auto worked = static_cast<uint64_t>(now - std::max(lane.busy_since, lane.noted_at));
+    lane.noted_at = now;
+    for (size_t hop = 0; hop < std::min(timings.size(), lane.times.size()); ++hop) {
+        if (lane.times[hop] == nullptr) continue;
+        const wire::HopTiming& timing = timings[hop];
+        WorkerTimes& times = *lane.times[hop];
+        times.step_s.add(timing.busy_us / 1e6);
+        times.response_s.add((0.0 + timing.busy_us + timing.queue_us) / 1e6);
+        times.busy_us += timing.busy_us;
+        times.queue_us += timing.queue_us;
+        times.work_us += worked;
+        times.rows += sent.shape.rows;
+        ++times.frames;
+    }
 }
 
 void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now) {
@@ -165,6 +181,7 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
     Result<std::string> text = sequence.text->push(output.token);
     if (!text) return fail(sequence, text.error());
     sequence.append(output.token);
+    ++metrics_.tokens_generated;
     StopText::Step step = push_text(sequence, std::move(*text));
     send_piece(sequence, output, std::move(step.text));
     wire::Done done;
@@ -194,6 +211,8 @@ void Router::note_token(Sequence& sequence, TimeUs now) {
         histograms_.token_ms.add(ms(now - sequence.last_token_at));
     }
     sequence.last_token_at = now;
+    if (sequence.trace.running() != PhaseKind::kDecode)
+        sequence.trace.begin(PhaseKind::kDecode, now, sequence.generation);
 }
 
 void Router::send_piece(Sequence& sequence, const wire::Output& output, std::string text) {

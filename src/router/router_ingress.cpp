@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 #include "chatloop/router/router.hpp"
 
@@ -24,6 +25,15 @@ uint64_t splitmix64(uint64_t& state) {
 }  // namespace
 
 uint64_t Router::draw_seed() { return splitmix64(seed_state_); }
+
+// The caller's, or a new one, of which a part is exported.
+TraceContext Router::trace_context(const std::string& traceparent) {
+    if (std::optional<TraceContext> given = parse_traceparent(traceparent)) return *given;
+    const uint64_t high = splitmix64(trace_state_) | 1;
+    const uint64_t low = splitmix64(trace_state_);
+    const bool sampled = static_cast<double>(low) < config_.trace_ratio * 0x1p64;
+    return {hex16(high) + hex16(low), "", sampled};
+}
 
 // Why a request cannot be taken at all; what needs its token ids is checked in prepare.
 Status Router::admissible(const std::string& client, const wire::Parameters& parameters,
@@ -53,13 +63,16 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     if (const std::shared_ptr<Request> running = find_request(client, request_id)) {
         if (attempt <= running->attempt) {
             ++counters_.rejected;  // without its id, which would end the request that runs
+            ++metrics_.ended[std::string(error_name(ErrorCode::kDuplicateId))];
             return reply_error(client, std::nullopt,
                                {ErrorCode::kDuplicateId, "request " + request_id + " is running"});
         }
         forget(*running);  // its client has lost the thread and takes it up again
+        note_ended(*running, "resumed", now);
     }
     if (const Status ok = admissible(client, parameters, resume); !ok) {
         ++counters_.rejected;
+        ++metrics_.ended[std::string(error_name(ok.error().code))];
         return reply_error(client, request_id, ok.error());
     }
     auto request = std::make_shared<Request>();
@@ -68,6 +81,7 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     request->choices = parameters.n;
     request->attempt = attempt;
     if (resume) request->resume = std::move(resume->progress);
+    request->trace = trace_context(parameters.traceparent);
     SequenceStart start;
     start.client = client;
     start.request_id = request_id;
@@ -78,6 +92,7 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     auto sequence = std::make_unique<Sequence>(std::move(start), request);
     sequence->id = ++last_sequence_;
     sequence->queued_at = now;
+    sequence->trace.begin(PhaseKind::kTokenization, now);
     request->running = {sequence->id};
     Client& entry = clients_[client];
     entry.heard_at = now;

@@ -76,6 +76,7 @@ void Router::finish(Sequence& sequence, wire::Done done, TimeUs now) {
         send(request->client, wire::ChoiceDone{request->id, sequence.choice, done.finish_reason,
                                                done.stop, sequence.committed()});
     if (sequence.choice == 0) request->done = std::move(done);
+    sequence.trace.end(now);
     forget(sequence);
     begin_others(request, now);
     if (request->running.empty() && !request->ended) finish(*request, now);
@@ -94,15 +95,17 @@ void Router::finish(Request& request, TimeUs now) {
     done.prefill_ms = ms(first - admitted);
     done.decode_ms = ms(now - first);
     log_('i', "done: " + done.finish_reason + ", " + std::to_string(done.prompt_tokens) + " + " +
-                  std::to_string(done.completion_tokens) + " tokens", request.id);
+                  std::to_string(done.completion_tokens) + " tokens", span_of(request));
+    note_ended(request, done.finish_reason, now);
     send(request.client, done);
 }
 
 // An error of one choice is the request's.
 void Router::fail(Sequence& sequence, const Error& error) {
     const std::shared_ptr<Request> request = sequence.request;
-    log_('w', std::string(error_name(error.code)) + ": " + error.message, request->id);
+    log_('w', std::string(error_name(error.code)) + ": " + error.message, span_of(*request));
     forget(*request);
+    note_ended(*request, std::string(error_name(error.code)), ticked_at_);
     reply_error(request->client, request->id, error, request->committed);
 }
 
@@ -129,6 +132,8 @@ void Router::forget(Sequence& sequence) {
     Request& request = *sequence.request;
     std::erase(request.running, id);
     request.committed += sequence.committed();
+    sequence.trace.end(ticked_at_);
+    request.traced.push_back({sequence.choice, sequence.trace.phases()});
     if (sequence.choice == 0) {
         request.prompt_count = sequence.prompt_count;
         request.arrived_at = sequence.arrived_at;

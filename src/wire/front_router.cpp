@@ -76,6 +76,11 @@ struct Encoder {
     void operator()(const Pong& m) {
         begin_front(writer, FrontType::kPong, 2).number(m.nonce).number(m.router);
     }
+    void operator()(const TraceReply& m) {
+        begin_front(writer, FrontType::kTraceReply, 2).str(m.request_id);
+        if (m.trace) write_trace(writer, *m.trace);
+        else writer.nil();
+    }
     void operator()(const StatusReply& m) {
         begin_front(writer, FrontType::kStatusReply, 1);
         write_status(writer, m);
@@ -202,6 +207,14 @@ Pong read_pong(Fields& f) {
     return m;
 }
 
+TraceReply read_trace_reply(Fields& f) {
+    TraceReply m;
+    m.request_id = read_request_id(f);
+    const Value trace = f.next("trace");
+    if (!trace.is_nil()) m.trace = read_trace(trace);
+    return m;
+}
+
 struct BodyReader {
     size_t elements;
     RouterBody (*read)(Fields&);
@@ -222,6 +235,8 @@ std::optional<BodyReader> body_reader(uint8_t type) {
         case FrontType::kPong: return {{2, [](Fields& f) -> RouterBody { return read_pong(f); }}};
         case FrontType::kStatusReply:
             return {{1, [](Fields& f) -> RouterBody { return read_status(f.next("info")); }}};
+        case FrontType::kTraceReply:
+            return {{2, [](Fields& f) -> RouterBody { return read_trace_reply(f); }}};
         default: return std::nullopt;
     }
 }

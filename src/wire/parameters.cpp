@@ -9,7 +9,7 @@
 namespace chatloop::wire {
 namespace {
 
-constexpr size_t kParametersMax = 32;  // entries; the page knows 26
+constexpr size_t kParametersMax = 32;  // entries; the page knows 27
 
 const Parameters kDefaults;
 
@@ -133,8 +133,9 @@ void write_parameters(Writer& writer, const Parameters& p) {
     const bool has_model = !p.model.empty();
     const bool has_stop = !p.stop.empty();
     const bool has_bias = !p.logit_bias.empty();
+    const bool has_trace = !p.traceparent.empty();
     writer.map(18 + has_model + p.seed.has_value() + has_stop + has_bias +
-               p.deadline_ms.has_value());
+               p.deadline_ms.has_value() + has_trace);
     write_prompt(writer, p);
     if (has_model) writer.str("model").str(p.model);
     writer.str("max_tokens").number(p.max_tokens);
@@ -163,6 +164,7 @@ void write_parameters(Writer& writer, const Parameters& p) {
     writer.str("ignore_eos").boolean(p.ignore_eos);
     writer.str("priority").signed_number(p.priority);
     if (p.deadline_ms) writer.str("deadline_ms").number(*p.deadline_ms);
+    if (has_trace) writer.str("traceparent").str(p.traceparent);
 }
 
 Parameters read_parameters(Value value, Problem& problem) {
@@ -195,6 +197,7 @@ Parameters read_parameters(Value value, Problem& problem) {
     if (auto v = entries.find("ignore_eos")) p.ignore_eos = v->boolean();
     if (auto v = entries.find("priority")) p.priority = read_priority(*v);
     if (auto v = entries.find("deadline_ms")) p.deadline_ms = read_u32(*v, 1);
+    if (auto v = entries.find("traceparent")) p.traceparent = v->str(kNameBytesMax);
     entries.finish();
     return p;
 }

@@ -275,6 +275,23 @@ void Worker::drain(TimeUs now) {
 
 void Worker::note_loop_gap(TimeUs gap_us) { loop_gap_us_ = std::max(loop_gap_us_, gap_us); }
 
+const RoleMetrics* Worker::metrics(uint8_t role) const {
+    const RoleState& state = role == wire::kRoleStage ? stage_ : sampler_;
+    return state.executor == nullptr ? nullptr : &state.metrics;
+}
+
+uint32_t Worker::frames_held() const {
+    size_t held = (stage_.current ? 1 : 0) + (sampler_.current ? 1 : 0);
+    for (const RouterSession& session : sessions_) held += session.queue.size();
+    return static_cast<uint32_t>(held);
+}
+
+uint32_t Worker::routes_installed() const {
+    size_t routes = 0;
+    for (const RouterSession& session : sessions_) routes += session.routes.size();
+    return static_cast<uint32_t>(routes);
+}
+
 RouterSession* Worker::session_of_router(Incarnation router) {
     for (RouterSession& session : sessions_)
         if (session.router == router && router != 0) return &session;

@@ -57,6 +57,18 @@ inline constexpr uint32_t kClientsMax = 4096;           // clients with a runnin
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client
 inline constexpr uint32_t kCountersMax = 64;            // names in one map of STATUS
 inline constexpr uint32_t kBucketsMax = 64;             // of a histogram
+inline constexpr uint32_t kStatusRequestsMax = 64;      // that STATUS lists
+inline constexpr uint32_t kStatusEventsMax = 32;
+
+// Traces (router/trace.hpp).
+inline constexpr uint32_t kTracePhasesMax = 64;         // of one choice
+inline constexpr uint32_t kTraceSpansMax = 1024;        // of one request
+inline constexpr uint32_t kTracesKept = 256;            // of requests that have ended
+inline constexpr uint32_t kSpanAttributesMax = 16;
+
+// Observability (docs/observability.md).
+inline constexpr size_t kLogLineBytesMax = 4096;        // PIPE_BUF: a pipe takes it whole or not
+inline constexpr int kTelemetrySendMax = 256;           // traces that wait for a slow exporter
 
 // What waits for clients that do not read (bus/egress.hpp). An answer of 8192 tokens with 32
 // log-probabilities each takes about 6 MiB.

@@ -55,7 +55,9 @@ struct WorkerPeer {
     Incarnation incarnation = 0;
     wire::Hello hello;
     wire::WorkerState state = wire::WorkerState::kLoading;
-    wire::WorkerCounters counters;  // as its last heartbeat had them
+    wire::WorkerCounters counters;  // as its last heartbeat had them, and the next two
+    uint32_t frames_held = 0;
+    uint32_t loop_gap_us = 0;
     CreditAccount credit;
     Generation generation = 0;    // of the route it is on; 0 none
     Generation fence_wanted = 0;  // what it has been told

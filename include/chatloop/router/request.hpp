@@ -10,6 +10,7 @@
 #include "chatloop/core/clock.hpp"
 #include "chatloop/core/ids.hpp"
 #include "chatloop/router/token_history.hpp"
+#include "chatloop/router/trace.hpp"
 #include "chatloop/wire/messages.hpp"
 
 namespace chatloop {
@@ -46,6 +47,9 @@ struct Request {
     TimeUs arrived_at = 0;
     TimeUs admitted_at = 0;
     TimeUs first_token_at = 0;
+
+    TraceContext trace;
+    std::vector<RequestTrace::Choice> traced;  // of choices that have ended
 };
 
 }  // namespace chatloop

@@ -23,12 +23,15 @@
 
 #include "chatloop/bus/outbox.hpp"
 #include "chatloop/core/clock.hpp"
+#include "chatloop/core/histogram.hpp"
+#include "chatloop/core/log_span.hpp"
 #include "chatloop/router/admission_queue.hpp"
 #include "chatloop/router/cluster.hpp"
 #include "chatloop/router/cost_model.hpp"
-#include "chatloop/router/histogram.hpp"
+#include "chatloop/router/metrics.hpp"
 #include "chatloop/router/preemption.hpp"
 #include "chatloop/router/sequence.hpp"
+#include "chatloop/router/trace.hpp"
 #include "chatloop/text/text.hpp"
 #include "chatloop/wire/codec.hpp"
 
@@ -42,6 +45,7 @@ struct RouterConfig {
     uint32_t bos_id = 0;
     std::vector<uint32_t> stop_ids;
     uint64_t seed = 0;                 // of the seeds that are drawn for clients
+    double trace_ratio = 0;            // of requests without a traceparent, to be exported
     uint32_t max_batch_size = 32;      // decode rows per frame
     uint32_t prefill_rows = 256;       // prefill rows per frame, whatever they cost
     TimeUs prefill_slice_us = 20 * kMillisecondUs;  // of a frame with prefill rows, on a stage
@@ -98,8 +102,10 @@ struct SocketCounters {
 
 class Router final : private Cluster::Events {
 public:
-    // A line for the log: level 'i' or 'w', the text, the request id or "".
-    using Log = std::function<void(char level, const std::string& text, const std::string& id)>;
+    // A line for the log: level 'd', 'i' or 'w', the text, the request that it is about.
+    using Log = std::function<void(char level, const std::string& text, const LogSpan& span)>;
+    // The trace of a request that has ended and is to be exported.
+    using TraceSink = std::function<void(const wire::Trace& trace, TimeUs arrived_at)>;
 
     Router(const RouterConfig& config, Outbox& outbox, const TextEngine& text, Log log);
 
@@ -123,6 +129,10 @@ public:
     size_t waiting() const { return queue_.size() + text_jobs_.size(); }
     const RouterCounters& counters() const { return counters_; }
     const RouterHistograms& histograms() const { return histograms_; }
+    const RouterMetrics& metrics() const { return metrics_; }
+    wire::StatusReply status() const;
+    void set_trace_sink(TraceSink sink) { trace_sink_ = std::move(sink); }
+    void set_log_debug(bool on) { log_debug_ = on; }  // whether lines of level 'd' are made
     void note_sockets(const SocketCounters& sockets) { sockets_ = sockets; }
     const Cluster& cluster() const { return cluster_; }
 
@@ -159,6 +169,8 @@ private:
         std::vector<uint64_t> busy_us;
         uint64_t wire_us = 0;
         uint64_t frames = 0;
+        TimeUs noted_at = 0;               // until then its work is in `times`
+        std::vector<WorkerTimes*> times;   // of the hops; null: too many workers came and went
     };
     struct Planned {
         Sequence* sequence = nullptr;
@@ -270,7 +282,18 @@ private:
     std::shared_ptr<Request> find_request(const std::string& client,
                                           const std::string& request_id) const;
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
-    void send_status(const std::string& client);
+
+    // Observation.
+    void note_ended(Request& request, const std::string& reason, TimeUs at);
+    void note_frame(const InFlight& sent, std::span<const wire::HopTiming> timings, TimeUs now);
+    void note_event(bool warning, std::string text);
+    void send_trace(const std::string& client, const std::string& request_id);
+    RequestTrace trace_of(const Request& request, TimeUs at) const;
+    TraceContext trace_context(const std::string& traceparent);
+    LogSpan span_of(const Request& request) const { return {request.id, request.trace.trace_id}; }
+    WorkerTimes* times_of(const std::string& worker, uint8_t role);
+    wire::WorkerStatus worker_status(const WorkerPeer& worker) const;
+    std::vector<wire::RequestStatus> request_status() const;
     wire::RouteStatus route_status(const Route& route) const;
     std::vector<wire::Counter> all_counters() const;
 
@@ -310,6 +333,25 @@ private:
     uint64_t tokens_rated_ = 0;
     TimeUs rated_at_ = 0;
     SocketCounters sockets_;
+    RouterMetrics metrics_;
+    uint64_t generated_rated_ = 0;
+    bool log_debug_ = false;
+    uint64_t trace_state_;
+    TraceSink trace_sink_;
+    struct EndedTrace {
+        std::string request_id;
+        wire::Trace trace;
+    };
+    std::deque<EndedTrace> traces_;  // the latest kTracesKept
+    struct Event {
+        uint64_t number = 0;
+        TimeUs at = 0;
+        bool warning = false;
+        std::string text;
+    };
+    std::deque<Event> events_;  // the latest kStatusEventsMax
+    uint64_t last_event_ = 0;
+    TimeUs started_at_ = 0;     // the first tick
 };
 
 }  // namespace chatloop

@@ -44,6 +44,8 @@ struct Sequence : SequenceStart {
     TimeUs last_token_at = 0;
     TimeUs timeout_at = kNever;      // of Router::timeouts_
 
+    SequenceTrace trace;
+
     uint32_t committed() const { return static_cast<uint32_t>(ids.size()) - prompt_count; }
     uint32_t rows_left() const { return static_cast<uint32_t>(ids.size()) - rows_sent; }
     void append(uint32_t token) {

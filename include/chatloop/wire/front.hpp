@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "chatloop/core/ids.hpp"
+#include "chatloop/wire/spans.hpp"
 #include "chatloop/wire/status.hpp"
 
 namespace chatloop::wire {
@@ -52,6 +53,7 @@ struct Parameters {
     bool ignore_eos = false;
     int32_t priority = 0;  // the higher first
     std::optional<uint32_t> deadline_ms;  // from its arrival
+    std::string traceparent;  // of W3C Trace Context; one that is not valid is ignored
 
     bool has_penalties() const {
         return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
@@ -95,7 +97,13 @@ struct StatusQuery {
     bool operator==(const StatusQuery&) const = default;
 };
 
-using ClientBody = std::variant<Submit, Cancel, Resume, Ping, StatusQuery>;
+// Asks what a request spent its time on, while it runs or as long as it is remembered.
+struct TraceQuery {
+    std::string request_id;
+    bool operator==(const TraceQuery&) const = default;
+};
+
+using ClientBody = std::variant<Submit, Cancel, Resume, Ping, StatusQuery, TraceQuery>;
 
 // ---- client front: router to client ----
 
@@ -179,7 +187,13 @@ struct Pong {
     bool operator==(const Pong&) const = default;
 };
 
-using RouterBody =
-    std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply, ChoiceDone>;
+struct TraceReply {
+    std::string request_id;
+    std::optional<Trace> trace;  // nothing: not known
+    bool operator==(const TraceReply&) const = default;
+};
+
+using RouterBody = std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply,
+                                ChoiceDone, TraceReply>;
 
 }  // namespace chatloop::wire

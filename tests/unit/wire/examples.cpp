@@ -78,6 +78,7 @@ std::vector<ClientBody> client_examples() {
     text.ignore_eos = true;
     text.priority = -7;
     text.deadline_ms = 30'000;
+    text.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     Parameters chat;
     chat.prompt = std::vector<Message>{{"system", "be brief"}, {"user", ""}};
@@ -91,7 +92,7 @@ std::vector<ClientBody> client_examples() {
     const Progress of_two{{1}, {{4, 5}, {}}, 99, "0123456789abcdef"};
     return {Submit{"r-1", text},         Submit{"r-2", chat}, Cancel{"r-1"},
             Resume{"r-3", 2, ids, progress}, Ping{987654321},     StatusQuery{},
-            Resume{"r-4", 1, choices, of_two}};
+            Resume{"r-4", 1, choices, of_two}, TraceQuery{"r-\"\n"}};
 }
 
 std::vector<RouterBody> router_examples() {
@@ -116,11 +117,19 @@ std::vector<RouterBody> router_examples() {
     status.running = 2;
     status.waiting = 3;
     status.backlog_bytes = 70000;
-    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", "f16", {{"frames_gap", 3}}});
+    const HistogramStatus step{"step_s", {0.001, 0.5}, {3, 0, 1}, 2.5};
+    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", "f16", {{"frames_gap", 3}}, 4, 1500,
+                              {{1, 4, 64, 2'500'000, 100, 3'000'000, step}}});
+    status.uptime_us = 3'600'000'000;
+    status.requests = {{"r-1", "decode", 10, 3, 1234, 7}, {"r-2", "waiting", 0, 0, 0, 0}};
+    status.events = {{1, 5000, false, "worker w joined"}, {2, 0, true, "route 6 is down"}};
     status.counters = {{"requests", 5}, {"rejected", std::numeric_limits<uint64_t>::max()}};
     status.errors = {{"worker_lost", 2}};
     status.routes.push_back({7, true, {{"w", 1234}, {"v", 0}}, 2, {{"kv_held", 12}}});
     status.histograms = {{"queue_ms", {1.0, 2.5}, {3, 0, 1}, 9.25}, {"empty", {}, {0}, 0.0}};
+    const Span root{"request", 5, 0, 0, 1000, {{"request_id", "r"}, {"prompt_tokens", 3u}}};
+    const Trace trace{"0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", true,
+                      {root, {"decode stage 0", 6, 5, 10, 20, {}}}};
     return {
         Accepted{"r", {1, 2, 70000}, 5, "0123456789abcdef", "smollm2", {}},
         Accepted{"r", {}, 5, "0123456789abcdef", "smollm2", "hello"},
@@ -138,6 +147,8 @@ std::vector<RouterBody> router_examples() {
         status,
         ChoiceDone{"r", 1, "stop", std::string("END"), 20},
         ChoiceDone{"r", 0, "length", {}, 20},
+        TraceReply{"r", std::nullopt},
+        TraceReply{"r", trace},
     };
 }
 
