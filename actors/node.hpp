@@ -15,6 +15,7 @@
 #include "chatloop/bus/socket.hpp"
 #include "chatloop/bus/system.hpp"
 #include "chatloop/host/local_bus.hpp"
+#include "http_port.hpp"
 
 namespace chatloop::actors {
 
@@ -29,6 +30,8 @@ public:
 
     // Before run, in the order of their turns. A node outlives the run.
     void add(Node& node) { nodes_.push_back(&node); }
+    // An HTTP address of the process; it outlives the run.
+    void add(HttpPort& port) { ports_.push_back(&port); }
     // Until all have finished, or one has failed.
     void run() { loop_.run(*this); }
 
@@ -50,6 +53,7 @@ private:
     PollLoop loop_;
     LocalBus bus_;
     std::vector<Node*> nodes_;
+    std::vector<HttpPort*> ports_;
     size_t next_ = 0;  // whose unit is tried first
     bool terminating_ = false;
 };
@@ -84,6 +88,8 @@ protected:
 
     // Binds or ends the process with the design's exit code.
     void bind_or_die(Socket& socket, const std::string& endpoint);
+    // The same for HTTP; null for an empty address.
+    std::unique_ptr<HttpPort> open_port(const std::string& address);
 
     Host& host_;
     std::string actor_;
