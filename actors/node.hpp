@@ -18,6 +18,7 @@
 #include "chatloop/core/histogram.hpp"
 #include "chatloop/host/local_bus.hpp"
 #include "exposition.hpp"
+#include "http_port.hpp"
 #include "process_usage.hpp"
 
 namespace chatloop::actors {
@@ -36,8 +37,10 @@ public:
     // On SIGHUP; the nodes are told of the log's level behind it.
     void set_reload(std::function<void()> reload) { reload_ = std::move(reload); }
     // The page of the process: itself, then its nodes.
-    std::string metrics(TimeUs now);
+    const std::string& metrics(TimeUs now);
     const ProcessUsage& usage() const { return usage_; }
+    // An HTTP address of the process; it outlives the run.
+    void add(HttpPort& port) { ports_.push_back(&port); }
     // Until all have finished, or one has failed.
     void run() { loop_.run(*this); }
 
@@ -59,10 +62,13 @@ private:
     PollLoop loop_;
     LocalBus bus_;
     std::vector<Node*> nodes_;
+    std::vector<HttpPort*> ports_;
     size_t next_ = 0;  // whose unit is tried first
     bool terminating_ = false;
     std::function<void()> reload_;
     ProcessUsage usage_;
+    std::string metrics_page_;
+    TimeUs metrics_made_at_ = 0;
     Histogram loop_gap_s_{kStepBoundsS};
     TimeUs started_at_;
 };
@@ -99,6 +105,10 @@ protected:
 
     // Binds or ends the process with the design's exit code.
     void bind_or_die(Socket& socket, const std::string& endpoint);
+    // The same for HTTP; null for an empty address.
+    std::unique_ptr<HttpPort> open_port(const std::string& address);
+    // One with /metrics.
+    std::unique_ptr<HttpPort> open_metrics(const std::string& address);
 
     Host& host_;
     std::string actor_;

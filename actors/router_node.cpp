@@ -30,6 +30,8 @@ Result<RouterOptions> router_options(const Settings& settings) {
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
+    if (settings.has("http.bind")) options.http = settings.text("http.bind");
+    if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
     options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     RouterConfig& router = options.router;
     router.max_batch_size = count("batching.max_batch_size");
@@ -62,6 +64,8 @@ void check_router(const std::string& actor, const RouterOptions& options) {
     for (const std::string& endpoint : {options.ctrl, options.front, options.result})
         value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
     value_or_die(actor, check_connectable(options.result));
+    for (const std::string& address : {options.http, options.metrics})
+        if (!address.empty()) value_or_die(actor, http::check_address(address));
 }
 
 RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
@@ -74,6 +78,8 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     bind_or_die(ctrl_, options.ctrl);
     bind_or_die(front_, options.front);
     bind_or_die(result_, options.result);
+    http_ = open_port(options.http);
+    metrics_ = open_metrics(options.metrics);
     RouterConfig config = router_config(model.spec, options.kv_type, options.router);
     config.seed = random_u64();
     drain_timeout_us_ = config.drain_timeout_us;
@@ -117,8 +123,11 @@ void RouterNode::on_result(Message bytes, TimeUs now) {
 }
 
 void RouterNode::log_endpoints() const {
-    log_line('i', "listening: ctrl " + ctrl_.last_endpoint() + ", front " +
-                      front_.last_endpoint() + ", result " + result_.last_endpoint());
+    std::string text = "listening: ctrl " + ctrl_.last_endpoint() + ", front " +
+                       front_.last_endpoint() + ", result " + result_.last_endpoint();
+    if (http_ != nullptr) text += ", " + http_->url();
+    if (metrics_ != nullptr) text += ", metrics " + metrics_->url();
+    log_line('i', text);
 }
 
 void RouterNode::send_control(const std::string& peer, std::vector<uint8_t> bytes) {
@@ -177,9 +186,11 @@ void RouterNode::note_sockets() {
 
 void RouterNode::write_endpoints(const std::string& file) const {
     if (file.empty()) return;
-    const nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
-                                      {"front", front_.last_endpoint()},
-                                      {"result", result_.last_endpoint()}};
+    nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
+                                {"front", front_.last_endpoint()},
+                                {"result", result_.last_endpoint()}};
+    if (http_ != nullptr) endpoints["http"] = http_->url();
+    if (metrics_ != nullptr) endpoints["metrics"] = metrics_->url();
     const std::string part = file + ".part";
     std::ofstream(part) << endpoints.dump() << "\n";
     if (std::rename(part.c_str(), file.c_str()) != 0)

@@ -22,6 +22,8 @@ struct RouterOptions {
     std::string ctrl;
     std::string front;
     std::string result;
+    std::string http;     // addresses; empty: none
+    std::string metrics;
     std::string endpoints_file;
     kernel::KvType kv_type = kernel::KvType::kF16;
     RouterConfig router;  // what the model does not say
@@ -79,6 +81,8 @@ private:
     std::set<std::string> workers_gone_;
     bool holds_ = false;
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
+    std::unique_ptr<HttpPort> http_;  // null without an address
+    std::unique_ptr<HttpPort> metrics_;
     TimeUs drain_timeout_us_ = 0;
     TimeUs drain_until_ = kNever;
     TimeUs spoke_at_;  // what was said of a request last left the egress

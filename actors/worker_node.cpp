@@ -105,6 +105,7 @@ private:
     std::unique_ptr<Worker> worker_;
     bool loaded_ = false;
     Socket in_;
+    std::unique_ptr<HttpPort> metrics_;  // null without an address
     std::map<std::string, std::unique_ptr<Socket>> routers_;  // by control address
 };
 
@@ -115,6 +116,7 @@ WorkerNode::WorkerNode(Host& host, const std::string& actor, const WorkerOptions
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
+    metrics_ = open_metrics(options.metrics);
     WorkerConfig config;
     config.incarnation = random_u64();
     config.routers = options.routers;
@@ -213,7 +215,8 @@ void WorkerNode::run_unit(TimeUs now) {
 }
 
 void WorkerNode::log_start() const {
-    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " +
+    const std::string metrics = metrics_ == nullptr ? "" : "metrics " + metrics_->url() + ", ";
+    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + metrics +
                       model_.kernels->name + " kernels");
 }
 
@@ -223,6 +226,7 @@ int check_worker(const std::string& actor, const WorkerOptions& options) {
     const WorkerModel model = value_or_die(actor, open_model(options));
     value_or_die(actor, check_endpoint(options.listen, EndpointUse::kBind));
     value_or_die(actor, check_connectable(options.listen));
+    if (!options.metrics.empty()) value_or_die(actor, http::check_address(options.metrics));
     for (const std::string& router : options.routers)
         value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
     if (options.router) {

@@ -19,6 +19,7 @@ struct WorkerOptions {
     std::string model;
     std::string name;
     std::string listen;
+    std::string metrics;                  // an HTTP address; empty: none
     std::vector<std::string> routers;     // their control addresses
     std::optional<RouterOptions> router;  // of the same process, the first of them
     std::string kernels;

@@ -15,6 +15,7 @@ packages=(
     iproute2
     libcli11-dev
     libisal-dev
+    libmicrohttpd-dev
     libspdlog-dev
     libmsgpack-cxx-dev
     librandom123-dev

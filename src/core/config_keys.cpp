@@ -73,6 +73,13 @@ constexpr std::array kSettings = {
     number("bus.client_silence_secs", "--client-silence-secs", kRouterRole, 0.1, 86400, "30",
            "a client that is silent for so long is gone"),
 
+    text("http.bind", "--http", kRouterRole, "",
+         "bind: the HTTP API, ADDRESS:PORT; without it there is none"),
+    text("http.api_keys_file", "--api-keys-file", kRouterRole, "",
+         "keys of which HTTP clients must have one, a line each"),
+    text("metrics.bind", "--metrics", kAllRoles, "",
+         "bind: /healthz and what else is for monitoring, ADDRESS:PORT; without it there is none"),
+
     integer("batching.max_batch_size", "--max-batch-size", kRouterRole, 1, kFrameItemsMax, "32",
             "decode rows per frame"),
     integer("batching.prefill_rows", "--prefill-rows", kRouterRole, 1,

@@ -77,6 +77,22 @@ inline constexpr size_t kEgressBytesMax = 256u << 20;   // of all clients
 inline constexpr size_t kEgressMessageBytes = 128;      // of a waiting message, beside its own
 inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
 
+// HTTP (http/server.hpp).
+inline constexpr unsigned kHttpConnectionsMax = 4096;
+inline constexpr unsigned kHttpPeerConnectionsMax = 2048;  // of one address; a proxy is one
+inline constexpr size_t kHttpHeaderBytesMax = 32u << 10;   // of one request
+inline constexpr uint64_t kHttpBodyBytesMax = 8u << 20;
+inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that was refused
+inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
+inline constexpr int kHttpRequestsPerTurn = 16;
+inline constexpr size_t kHttpTurnBytesMax = 256u << 10;    // bodies that one turn looks at
+inline constexpr int64_t kHttpIdleUs = 60'000'000;         // until the headers of a request are here
+inline constexpr int64_t kHttpBodyUs = 60'000'000;         // then until its body is
+inline constexpr int64_t kHttpStallUs = 60'000'000;        // without a byte read by the client
+inline constexpr size_t kHttpStreamBytesMax = 16u << 20;   // that wait for one client
+inline constexpr size_t kHttpStreamsBytesMax = 256u << 20; // for all
+inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at once
+
 // Model files.
 inline constexpr size_t kMappedFilesMax = 256;          // in one process
 inline constexpr size_t kLoadBytes = 8u << 20;          // read or hashed between two polls
