@@ -162,8 +162,9 @@ void reload_log_level(const CommandLine& command_line) {
 std::vector<std::string> setting_warnings(const Settings& settings) {
     std::vector<std::string> warnings;
     constexpr char kEndpoint[] = "observability.otel_endpoint";
-    if (settings.given(kEndpoint))
-        warnings.push_back(settings.origin(kEndpoint) + " has no effect yet");
+    if (settings.given(kEndpoint) && !settings.has("observability.exporter"))
+        warnings.push_back(settings.origin(kEndpoint) +
+                           " has no effect here: traces come from the router");
     if (settings.has("failure_threshold")) {
         const double silence = settings.number("health_check_interval_secs") *
                                static_cast<double>(settings.integer("failure_threshold"));

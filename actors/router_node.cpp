@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "metrics.hpp"
+#include "page.hpp"
 
 namespace chatloop::actors {
 
@@ -32,6 +33,10 @@ Result<RouterOptions> router_options(const Settings& settings) {
     options.result = settings.text("bus.result");
     if (settings.has("http.bind")) options.http = settings.text("http.bind");
     if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
+    if (settings.has("observability.otel_endpoint"))
+        options.otel_endpoint = settings.text("observability.otel_endpoint");
+    options.exporter = settings.text("observability.exporter");
+    options.router.trace_ratio = settings.number("observability.trace_ratio");
     options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     RouterConfig& router = options.router;
     router.max_batch_size = count("batching.max_batch_size");
@@ -64,6 +69,7 @@ void check_router(const std::string& actor, const RouterOptions& options) {
     for (const std::string& endpoint : {options.ctrl, options.front, options.result})
         value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
     value_or_die(actor, check_connectable(options.result));
+    value_or_die(actor, check_endpoint(options.exporter, EndpointUse::kConnect));
     for (const std::string& address : {options.http, options.metrics})
         if (!address.empty()) value_or_die(actor, http::check_address(address));
 }
@@ -90,6 +96,18 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
         log_line(level, text, span, level == 'd' ? "batching" : "cluster");
     };
     router_ = std::make_unique<Router>(config, *this, *model.text, log);
+    if (!options.otel_endpoint.empty()) {
+        traces_ = std::make_unique<TraceSender>(
+            host.context(), actor, options.exporter,
+            wire::TraceSource{"chatloop-router", options.name, options.otel_endpoint});
+        router_->set_trace_sink([this](const wire::Trace& trace, TimeUs arrived_at) {
+            traces_->send(trace, arrived_at);
+        });
+    }
+    if (http_ != nullptr) {
+        add_page(http_->site());
+        add_status_json(http_->site(), [this] { return router_->status(); });
+    }
     wire();
     write_endpoints(options.endpoints_file);
 }
@@ -199,7 +217,14 @@ void RouterNode::write_endpoints(const std::string& file) const {
 
 void RouterNode::on_log_level() { router_->set_log_debug(log_enabled('d')); }
 
-void RouterNode::add_metrics(Exposition& page) const { add_router_metrics(page, *router_); }
+void RouterNode::add_metrics(Exposition& page) const {
+    add_router_metrics(page, *router_);
+    if (traces_ == nullptr) return;
+    page.counter("coordinator_traces_sent_total", "Traces given to the exporter",
+                 static_cast<double>(traces_->sent()));
+    page.counter("coordinator_traces_dropped_total", "Traces that the exporter did not take",
+                 static_cast<double>(traces_->dropped()));
+}
 
 void RouterNode::on_terminate(TimeUs now) {
     at_once_ = drain_until_ != kNever;  // a second one

@@ -13,6 +13,7 @@
 #include "chatloop/text/text.hpp"
 #include "common.hpp"
 #include "node.hpp"
+#include "trace_sender.hpp"
 
 namespace chatloop::actors {
 
@@ -25,6 +26,8 @@ struct RouterOptions {
     std::string http;     // addresses; empty: none
     std::string metrics;
     std::string endpoints_file;
+    std::string otel_endpoint;  // empty: no traces leave
+    std::string exporter;
     kernel::KvType kv_type = kernel::KvType::kF16;
     RouterConfig router;  // what the model does not say
 };
@@ -83,6 +86,7 @@ private:
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
     std::unique_ptr<HttpPort> http_;  // null without an address
     std::unique_ptr<HttpPort> metrics_;
+    std::unique_ptr<TraceSender> traces_;  // null without a collector
     TimeUs drain_timeout_us_ = 0;
     TimeUs drain_until_ = kNever;
     TimeUs spoke_at_;  // what was said of a request last left the egress

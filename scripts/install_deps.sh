@@ -9,6 +9,7 @@ set -euo pipefail
 packages=(
     ca-certificates
     ccache
+    chromium
     doctest-dev
     g++
     git
@@ -50,7 +51,7 @@ fi
 check=0
 for word in "$@"; do
     case $word in
-        --long) packages+=(clang libclang-rt-14-dev) ;;
+        --long) packages+=(clang libclang-rt-14-dev prometheus) ;;
         --check) check=1 ;;
         *) echo "unknown option $word" >&2; exit 64 ;;
     esac

@@ -119,7 +119,12 @@ constexpr std::array kSettings = {
            "what is logged"),
     choice("observability.log_format", "--log-format", kAllRoles, "auto|json|text", "auto",
            "JSON lines, or text for people; auto: text on a terminal"),
-    text("observability.otel_endpoint", "", kAllRoles, "", "where spans go"),
+    text("observability.otel_endpoint", "", kAllRoles, "",
+         "OpenTelemetry collector that traces are for, http://HOST:4317; of the router"),
+    text("observability.exporter", "", kRouterRole, "tcp://127.0.0.1:7103",
+         "where python -m chatloop.telemetry listens, which takes them there"),
+    number("observability.trace_ratio", "", kRouterRole, 0, 1, "0.1",
+           "part of the requests without a traceparent whose trace is exported"),
 
     number("health_check_interval_secs", "--health-check-interval-secs", kRouterRole, 0.01, 60,
            "0.2", "heartbeats, both ways"),

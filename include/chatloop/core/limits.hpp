@@ -68,7 +68,6 @@ inline constexpr uint32_t kSpanAttributesMax = 16;
 
 // Observability (docs/observability.md).
 inline constexpr size_t kLogLineBytesMax = 4096;        // PIPE_BUF: a pipe takes it whole or not
-inline constexpr int kTelemetrySendMax = 256;           // traces that wait for a slow exporter
 
 // What waits for clients that do not read (bus/egress.hpp). An answer of 8192 tokens with 32
 // log-probabilities each takes about 6 MiB.

@@ -42,7 +42,7 @@ TEST_CASE("a line is the seed's JSON object") {
 }
 
 TEST_CASE("whatever a client calls its request, a line is one line and one object") {
-    for (const std::string id :
+    for (const std::string& id :
          {std::string("\"},\n{\"level\":\"error\""), std::string("\0\x1b[2J", 5),
           std::string("\xff\xfe"),
           std::string("\xc2\x9b"), std::string(128, '"')}) {
@@ -60,7 +60,7 @@ TEST_CASE("whatever a client calls its request, a line is one line and one objec
 }
 
 TEST_CASE("a long message is cut to what a pipe takes at once") {
-    for (const std::string unit : {"a", "\n", "\xe2\x82\xac"}) {
+    for (const char* unit : {"a", "\n", "\xe2\x82\xac"}) {
         std::string message;
         while (message.size() < 3 * kLogLineBytesMax) message += unit;
         for (const std::string& line : {json_line(record(message, std::string(128, '\n'))),
