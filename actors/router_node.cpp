@@ -32,6 +32,8 @@ Result<RouterOptions> router_options(const Settings& settings) {
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
     if (settings.has("http.bind")) options.http = settings.text("http.bind");
+    if (settings.has("http.api_keys_file"))
+        options.api_keys_file = settings.text("http.api_keys_file");
     if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
     if (settings.has("observability.otel_endpoint"))
         options.otel_endpoint = settings.text("observability.otel_endpoint");
@@ -72,6 +74,7 @@ void check_router(const std::string& actor, const RouterOptions& options) {
     value_or_die(actor, check_endpoint(options.exporter, EndpointUse::kConnect));
     for (const std::string& address : {options.http, options.metrics})
         if (!address.empty()) value_or_die(actor, http::check_address(address));
+    if (!options.api_keys_file.empty()) value_or_die(actor, read_keys(options.api_keys_file));
 }
 
 RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
@@ -107,6 +110,11 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     if (http_ != nullptr) {
         add_page(http_->site());
         add_status_json(http_->site(), [this] { return router_->status(); });
+        api_ = std::make_unique<HttpFront>(
+            *http_, actor, options.api_keys_file, config, *model.text,
+            [this](const std::string& client, const wire::ClientBody& message, TimeUs now) {
+                router_->on_client(client, wire::encode_client(message), now);
+            });
     }
     wire();
     write_endpoints(options.endpoints_file);
@@ -138,6 +146,16 @@ void RouterNode::on_result(Message bytes, TimeUs now) {
     holds_ = false;
     for (auto& [peer, message] : held_) send_client(peer, std::move(message));
     held_.clear();
+    if (api_ != nullptr) api_->deliver(now);
+}
+
+bool RouterNode::has_work() const {
+    return router_->has_work() || (api_ != nullptr && api_->has_news());
+}
+
+void RouterNode::run_unit(TimeUs now) {
+    if (router_->has_work()) router_->run_unit(now);
+    if (api_ != nullptr) api_->deliver(now);
 }
 
 void RouterNode::log_endpoints() const {
@@ -163,6 +181,11 @@ void RouterNode::send_client(const std::string& peer, std::vector<uint8_t> bytes
         held_.emplace_back(peer, std::move(bytes));
         return;
     }
+    if (api_ != nullptr && HttpFront::owns(peer)) {
+        Result<wire::RouterBody> body = wire::decode_router(bytes);
+        CL_ASSERT(body.ok());  // the router has just written it
+        return api_->hear(peer, std::move(*body));
+    }
     const TimeUs now = monotonic_now();
     if (!router_->finished()) spoke_at_ = now;  // a PONG after that is no last word
     egress_.send(peer, Message(std::move(bytes)), now);
@@ -176,12 +199,14 @@ void RouterNode::on_tick(TimeUs now, TimeUs) {
         router_->on_worker_gone(peer, now);
     note_sockets();
     router_->on_tick(now);
+    if (api_ != nullptr) api_->on_tick(now);
     ticked_at_ = now;
 }
 
 TimeUs RouterNode::next_timer() const {
     if (egress_.has_gone() || !workers_gone_.empty()) return 0;
-    return std::min({router_->next_timer(), egress_.next_timer(), leaves_at()});
+    const TimeUs api_at = api_ == nullptr ? kNever : api_->next_timer();
+    return std::min({router_->next_timer(), egress_.next_timer(), leaves_at(), api_at});
 }
 
 bool RouterNode::finished() const {
@@ -193,7 +218,8 @@ bool RouterNode::finished() const {
 // slowly the rest of the drain's time before it. kNever until the router has finished.
 TimeUs RouterNode::leaves_at() const {
     if (!router_->finished()) return kNever;
-    return (egress_.bytes() == 0 ? spoke_at_ : drain_until_) + kFarewellUs;
+    const bool all_said = egress_.bytes() == 0 && (api_ == nullptr || api_->idle());
+    return (all_said ? spoke_at_ : drain_until_) + kFarewellUs;
 }
 
 void RouterNode::note_sockets() {

@@ -9,7 +9,8 @@ namespace chatloop::http {
 namespace {
 
 constexpr char kAllowedHeaders[] =
-    "authorization, content-type, x-request-id, openai-organization, openai-project, "
+    "authorization, content-type, x-request-id, traceparent, openai-organization, "
+    "openai-project, "
     "x-stainless-os, x-stainless-lang, x-stainless-package-version, x-stainless-runtime, "
     "x-stainless-runtime-version, x-stainless-arch, x-stainless-retry-count, x-stainless-timeout, "
     "x-stainless-helper-method, x-stainless-async";

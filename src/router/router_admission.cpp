@@ -130,6 +130,7 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     counters_.prefix_tokens += sequence.rows_sent;
     if (sequence.admitted_at == 0) {
         sequence.admitted_at = now;
+        sequence.cached_tokens = std::min(sequence.rows_sent, sequence.prompt_count);
         if (sequence.choice == 0)
             histograms_.queue_ms.add(static_cast<double>(now - sequence.arrived_at) / 1000.0);
     }

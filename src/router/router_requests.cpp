@@ -90,6 +90,7 @@ void Router::finish(Request& request, TimeUs now) {
     wire::Done done = request.done;
     done.request_id = request.id;
     done.prompt_tokens = request.prompt_count;
+    done.cached_tokens = request.cached_tokens;
     done.completion_tokens = request.committed;
     done.queue_ms = ms(admitted - request.arrived_at);
     done.prefill_ms = ms(first - admitted);
@@ -136,6 +137,7 @@ void Router::forget(Sequence& sequence) {
     request.traced.push_back({sequence.choice, sequence.trace.phases()});
     if (sequence.choice == 0) {
         request.prompt_count = sequence.prompt_count;
+        request.cached_tokens = sequence.cached_tokens;
         request.arrived_at = sequence.arrived_at;
         request.admitted_at = sequence.admitted_at;
         request.first_token_at = sequence.first_token_at;

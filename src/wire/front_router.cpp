@@ -60,9 +60,10 @@ struct Encoder {
     }
     void operator()(const Done& m) {
         begin_front(writer, FrontType::kDone, 2).str(m.request_id);
-        writer.map(7);
+        writer.map(8);
         write_end(writer, m.finish_reason, m.stop);
         writer.str("prompt_tokens").number(m.prompt_tokens);
+        writer.str("cached_tokens").number(m.cached_tokens);
         writer.str("completion_tokens").number(m.completion_tokens);
         writer.str("queue_ms").f64(m.queue_ms).str("prefill_ms").f64(m.prefill_ms);
         writer.str("decode_ms").f64(m.decode_ms);
@@ -179,6 +180,7 @@ Done read_done(Fields& f) {
     Entries info = f.next("info").entries(kInfoEntriesMax);
     read_end(info, m.finish_reason, m.stop);
     m.prompt_tokens = info.take("prompt_tokens").u32();
+    m.cached_tokens = info.take("cached_tokens").u32();
     m.completion_tokens = info.take("completion_tokens").u32();
     m.queue_ms = info.take("queue_ms").duration();
     m.prefill_ms = info.take("prefill_ms").duration();

@@ -85,11 +85,19 @@ inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that w
 inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
 inline constexpr int kHttpRequestsPerTurn = 16;
 inline constexpr size_t kHttpTurnBytesMax = 256u << 10;    // bodies that one turn looks at
-inline constexpr int64_t kHttpIdleUs = 60'000'000;         // until the headers of a request are here
+inline constexpr int64_t kHttpIdleUs = 60'000'000;  // until the headers of a request are here
 inline constexpr int64_t kHttpBodyUs = 60'000'000;         // then until its body is
 inline constexpr int64_t kHttpStallUs = 60'000'000;        // without a byte read by the client
 inline constexpr size_t kHttpStreamBytesMax = 16u << 20;   // that wait for one client
 inline constexpr size_t kHttpStreamsBytesMax = 256u << 20; // for all
+inline constexpr size_t kHttpPromptsMax = 256;             // of one /v1/completions
+inline constexpr size_t kHttpAnswerBytesMax = 32u << 20;   // that is not streamed, while it grows
+inline constexpr size_t kHttpJobsMax = 4096;               // requests that run
+inline constexpr size_t kHttpKeysMax = 1024;
+inline constexpr size_t kJsonDepthMax = 64;
+inline constexpr size_t kJsonValuesMax = 400'000;
+inline constexpr size_t kJsonMembersMax = 1024;            // of one object
+inline constexpr size_t kJsonAllMembersMax = 32'768;
 inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at once
 
 // Model files.

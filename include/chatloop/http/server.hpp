@@ -25,10 +25,9 @@
 #include "chatloop/core/clock.hpp"
 #include "chatloop/core/result.hpp"
 #include "chatloop/http/message.hpp"
+#include "chatloop/http/responder.hpp"
 
 namespace chatloop::http {
-
-using ExchangeId = uint64_t;  // one request and its response; never used again
 
 struct ServerEvents {
     // The headers are here, the body is not: a response refuses the request.
@@ -49,13 +48,13 @@ struct ServerCounters {
     uint64_t slow_clients = 0; // of those: did not read for too long, or too much waited
 };
 
-class Server {
+class Server final : public Responder {
 public:
     // Binds "ADDRESS:PORT", "[IPV6]:PORT"; port * or 0 is any free one. kInvalidRequest,
     // kPortInUse. `now` as of monotonic_now.
     static Result<std::unique_ptr<Server>> listen(const std::string& address, ServerEvents events,
                                                   TimeUs now);
-    ~Server();
+    ~Server() override;
     Server(const Server&) = delete;
     Server& operator=(const Server&) = delete;
 
@@ -66,12 +65,11 @@ public:
     bool has_work() const;  // something waits for turn() that no descriptor tells
     TimeUs next_timer() const;
 
-    // Each is without effect for an exchange that is over.
-    void respond(ExchangeId id, Response response);
-    void start_stream(ExchangeId id, Response head);  // its body is the beginning
-    void write(ExchangeId id, std::string_view bytes);
-    void end(ExchangeId id);    // of a stream: all that was written goes out first
-    void abort(ExchangeId id);  // closes the connection
+    void respond(ExchangeId id, Response response) override;
+    void start_stream(ExchangeId id, Response head) override;
+    void write(ExchangeId id, std::string_view bytes) override;
+    void end(ExchangeId id) override;
+    void abort(ExchangeId id) override;
 
     size_t waiting_bytes() const;  // of streams, for clients that have not read yet
     bool idle() const;             // no exchange is under way

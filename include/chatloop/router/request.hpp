@@ -44,6 +44,7 @@ struct Request {
     wire::Done done;                        // reason and stop of choice 0
     // Of choice 0.
     uint32_t prompt_count = 0;
+    uint32_t cached_tokens = 0;
     TimeUs arrived_at = 0;
     TimeUs admitted_at = 0;
     TimeUs first_token_at = 0;

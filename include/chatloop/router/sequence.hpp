@@ -27,6 +27,7 @@ struct Sequence : SequenceStart {
 
     Generation generation = 0;       // of the route it runs on; 0 while it waits
     std::shared_ptr<Placement> placement;
+    uint32_t cached_tokens = 0;      // of the prompt, when it was admitted first
     uint32_t rows_sent = 0;          // rows in frames so far: the next position
     FrameNumber last_frame = 0;      // that had rows of it
     uint32_t blocks_sent = 0;        // entries of placement->blocks named to the workers

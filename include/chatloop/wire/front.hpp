@@ -164,6 +164,7 @@ struct Done {
     std::string finish_reason;
     Stop stop;
     uint32_t prompt_tokens = 0;
+    uint32_t cached_tokens = 0;  // of them, found in the prefix cache
     uint32_t completion_tokens = 0;
     double queue_ms = 0.0;
     double prefill_ms = 0.0;

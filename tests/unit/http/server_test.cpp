@@ -132,7 +132,7 @@ TEST_CASE("garbage and endless headers end the connection alone") {
     CHECK(loopback.arrived.size() == 1);
 }
 
-TEST_CASE("a body that is too large is answered with 413 once it was read, one far too large at once") {
+TEST_CASE("a body that is too large gets 413 once it was read, one far too large at once") {
     Loopback loopback;
     RawClient client(loopback);
     CHECK(client.send(post("/", std::string(kHttpBodyBytesMax + 1, 'x'))));

@@ -102,7 +102,7 @@ std::vector<RouterBody> router_examples() {
     piece_with_logprobs.choice = 15;
     piece_with_logprobs.logprobs = {entry, {9, -1e-40f, {}}};
 
-    Done by_string{"r", "stop", std::string("END"), 10, 20, 0.5, 1.5, 2.5};
+    Done by_string{"r", "stop", std::string("END"), 10, 4, 20, 0.5, 1.5, 2.5};
     Done by_id = by_string;
     by_id.stop = uint32_t{2};
     Done by_length = by_string;
