@@ -135,14 +135,12 @@ TEST_CASE("requests of one trace have spans of their own") {
 }
 
 TEST_CASE("a part of the requests is exported, and those whose caller says so") {
-    UpRouter h;
-    std::vector<std::string> sampled;
-    const auto run = [&](double ratio, const std::string& caller) {
+    const auto run = [](double ratio, const std::string& caller) {
+        RouterHarness h;
         h.config.trace_ratio = ratio;
         h.remake();
-        h.answered = 0;
         h.bring_up();
-        sampled.clear();
+        std::vector<std::string> sampled;
         h.router->set_trace_sink(
             [&](const wire::Trace& trace, TimeUs) { sampled.push_back(trace.trace_id); });
         for (int i = 0; i < 200; ++i) {
