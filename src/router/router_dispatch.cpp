@@ -134,6 +134,7 @@ std::string Router::make_sample(const Sequence& sequence, uint32_t position, uin
         sample.frequency_penalty = parameters.frequency_penalty;
         sample.presence_penalty = parameters.presence_penalty;
         sample.history = sequence.history.counts();
+        if (sequence.matcher != nullptr) sample.allowed = sequence.allowed;
     }
     return wire::encode_sample(sample);
 }

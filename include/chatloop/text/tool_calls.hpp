@@ -5,8 +5,8 @@
 // How the front of an API uses it:
 //   1. encode_chat() with `tools` (text/text.hpp) unless tool_choice is "none".
 //   2. tool_choice "required" or a named function: tool_grammar() is the request's `grammar`.
-//   3. per choice one ToolCallParser(tool_format(template), with the request's tools); each piece of
-//      text of the answer goes through push(), the end through finish(). The events come in order.
+//   3. per choice one ToolCallParser(tool_format(template)), if there are tools; each piece of the
+//      answer's text goes through push(), the end through finish(). The events come in order.
 //   4. finish_reason is "tool_calls" where it would be "stop" and calls() > 0.
 //
 //     ToolCallParser parser(format);

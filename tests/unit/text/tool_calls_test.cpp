@@ -65,8 +65,8 @@ constexpr auto kLlama3 = ToolFormat::kLlama3;
 }  // namespace
 
 TEST_CASE("Hermes: calls and the text around them, in pieces of any size") {
-    const std::string one = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\\\"{\"]}}\n"
-                            "</tool_call>";
+    const std::string one = "<tool_call>\n{\"name\": \"f\", \"arguments\": "
+                            "{\"a\": [1, \"}\\\"{\"]}}\n</tool_call>";
     const Call call = {"f", "{\"a\": [1, \"}\\\"{\"]}"};
     check(kHermes, one, {"", {call}});
     check(kHermes, "Let me look.\n" + one, {"Let me look.", {call}});
@@ -88,8 +88,9 @@ TEST_CASE("Hermes: calls and the text around them, in pieces of any size") {
 
 TEST_CASE("Hermes: what is no call stays text") {
     for (const std::string text :
-         {"<tool_call>hello</tool_call>", "<tool_call>", "x <tool_call> {\"name\": 5}", "<tool_call>{]",
-          "<tool_call>{\"arguments\": {}}</tool_call>", "<tool_call>{\"name\": \"f", "<tool_c"})
+         {"<tool_call>hello</tool_call>", "<tool_call>", "x <tool_call> {\"name\": 5}",
+          "<tool_call>{]", "<tool_call>{\"arguments\": {}}</tool_call>",
+          "<tool_call>{\"name\": \"f", "<tool_c"})
         check(kHermes, text, {text, {}});
     // An answer that was cut within arguments has begun a call.
     check(kHermes, "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"b",
