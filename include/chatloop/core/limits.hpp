@@ -20,8 +20,10 @@ inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kLogitBiasMax = 1024;         // ids with a bias in one request
 inline constexpr uint32_t kHistoryIdsMax = 65536;       // different ids that penalties look at
 inline constexpr size_t kAllowedBytesMax = 64u << 10;   // a constraint's tokens, a bit each
-// Samples of a frame together. One alone fits: 7 bytes an id, 10 a bias, 5 a mask, and the bits.
-inline constexpr size_t kFrameSampleBytesMax = 640u << 10;
+// Samples and block ids of a frame together; what else its items have is under 20 KiB. Those of one
+// item alone fit: 7 bytes an id, 10 a bias, 5 a mask, 5 a block, and the bits.
+inline constexpr size_t kFrameItemBytesMax = 640u << 10;
+inline constexpr size_t kBlockIdBytesMax = 5;           // msgpack
 
 // A worker's share (docs/protocol.md, credit).
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
