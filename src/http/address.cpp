@@ -4,16 +4,19 @@
 #include <netinet/in.h>
 
 #include <charconv>
+#include <string_view>
 
 namespace chatloop::http {
 
 Result<Address> parse_address(const std::string& text) {
     const Error bad{ErrorCode::kInvalidRequest,
                     "'" + text.substr(0, 64) + "' is not ADDRESS:PORT, as 127.0.0.1:8080"};
-    const size_t colon = text.rfind(':');
+    constexpr std::string_view kScheme = "http://";
+    const std::string plain = text.starts_with(kScheme) ? text.substr(kScheme.size()) : text;
+    const size_t colon = plain.rfind(':');
     if (colon == std::string::npos) return bad;
-    std::string host = text.substr(0, colon);
-    const std::string port_text = text.substr(colon + 1);
+    std::string host = plain.substr(0, colon);
+    const std::string port_text = plain.substr(colon + 1);
     uint16_t port = 0;
     const char* const end = port_text.data() + port_text.size();
     const auto [stop, error] = std::from_chars(port_text.data(), end, port);

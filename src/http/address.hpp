@@ -14,7 +14,7 @@ struct Address {
     socklen_t size = 0;
 };
 
-// kInvalidRequest: neither "IPV4:PORT" nor "[IPV6]:PORT". Port * is 0.
+// kInvalidRequest: neither "IPV4:PORT" nor "[IPV6]:PORT", with or without "http://". Port * is 0.
 Result<Address> parse_address(const std::string& text);
 std::string address_text(const sockaddr* address, bool with_port);
 

@@ -30,6 +30,16 @@ bool is_plain_id(std::string_view text) {
            std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
 }
 
+// A message to the router is bounded; what fits the model is the router's to say.
+size_t prompt_bytes(const Prompt& prompt) {
+    if (const auto* text = std::get_if<std::string>(&prompt)) return text->size();
+    size_t bytes = 0;
+    if (const auto* messages = std::get_if<std::vector<wire::Message>>(&prompt))
+        for (const wire::Message& message : *messages)
+            bytes += message.role.size() + message.content.size();
+    return bytes;  // ids: kPromptIdsMax of them are less
+}
+
 size_t entry_bytes(const wire::TokenEntry& entry) {
     return sizeof entry + entry.top.size() * sizeof(wire::TopLogprob);
 }
@@ -65,6 +75,13 @@ std::optional<Response> Api::on_post(ExchangeId id, Request& request, Reader rea
     if (const auto* refusal = std::get_if<Response>(&body)) return *refusal;
     AskOrProblem asked = read(std::get<Json>(body));
     if (const auto* problem = std::get_if<Problem>(&asked)) return problem_response(*problem);
+    const Ask& ask = std::get<Ask>(asked);
+    for (const Prompt& prompt : ask.prompts)
+        if (prompt_bytes(prompt) > kPromptBytesMax)
+            return problem_response({400, "the prompt is larger than " +
+                                              std::to_string(kPromptBytesMax) + " bytes",
+                                     ask.surface == Surface::kChat ? "messages" : "prompt",
+                                     "context_length_exceeded"});
     if (jobs_.size() >= kHttpJobsMax)
         return problem_response({429, "too many requests are running", "", "queue_full", 1000});
     request.body = {};

@@ -190,9 +190,11 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
         done.stop = *step.match;
         return finish(sequence, std::move(done), now);
     }
-    if (sequence.committed() < sequence.tokens_max) return;
+    const Result<bool> goes_on = advance(sequence, output.token);
+    if (!goes_on) return fail(sequence, goes_on.error());
+    if (*goes_on && sequence.committed() < sequence.tokens_max) return;
     send_rest(sequence);
-    done.finish_reason = "length";
+    done.finish_reason = *goes_on ? "length" : "stop";
     finish(sequence, std::move(done), now);
 }
 

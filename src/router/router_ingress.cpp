@@ -125,10 +125,11 @@ void Router::run_unit(TimeUs now) {
 Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& parameters) const {
     if (const auto* ids = std::get_if<std::vector<uint32_t>>(&parameters.prompt)) return *ids;
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt)) {
-        std::vector<ChatMessage> chat;
+        Chat chat{{}, parameters.tools, parameters.chat_template_kwargs, true};
         for (const wire::Message& message : *messages)
-            chat.push_back({message.role, message.content});
-        return text_.encode_chat(chat, true);
+            chat.messages.push_back({message.role, message.content, message.has_content,
+                                     message.tool_calls, message.tool_call_id, message.name});
+        return text_.encode_chat(chat);
     }
     const std::string& prompt = std::get<std::string>(parameters.prompt);
     Result<std::vector<uint32_t>> ids = text_.encode_plain(prompt);
@@ -138,10 +139,11 @@ Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& para
 
 // Text that is far longer than any context holds is refused before it costs a text job's time.
 Status Router::check_prompt_bytes(const wire::Parameters& parameters) const {
-    uint64_t bytes = 0;
-    if (const auto* text = std::get_if<std::string>(&parameters.prompt)) bytes = text->size();
+    uint64_t bytes = parameters.tools.size() + parameters.chat_template_kwargs.size();
+    if (const auto* text = std::get_if<std::string>(&parameters.prompt)) bytes += text->size();
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt))
-        for (const wire::Message& message : *messages) bytes += message.content.size();
+        for (const wire::Message& message : *messages)
+            bytes += message.content.size() + message.tool_calls.size();
     const uint64_t bytes_max = std::min<uint64_t>(kBytesPerToken * config_.context_length,
                                                   kPromptBytesMax);
     if (bytes <= bytes_max) return Ok{};
@@ -192,7 +194,10 @@ Status Router::prepare(Sequence& sequence) {
     sequence.text = text_.stream(true);
     sequence.stop_text = StopText(parameters.stop);
     sequence.parameters.prompt = std::string();  // it is ids now
-    return check_sampling(sequence);
+    sequence.parameters.tools.clear();
+    sequence.parameters.chat_template_kwargs.clear();
+    if (const Status sampling = check_sampling(sequence); !sampling) return sampling;
+    return compile_constraint(sequence);
 }
 
 // What the sampler could not do, or a frame not carry.

@@ -9,6 +9,7 @@ namespace chatloop {
 // is left to do.
 void Router::begin(Sequence& sequence, TimeUs now) {
     std::optional<wire::Done> done;
+    if (sequence.constraint != nullptr) sequence.matcher = sequence.constraint->fork();
     if (const std::optional<wire::Progress>& resume = sequence.request->resume) {
         Result<std::optional<wire::Done>> replayed =
             replay_text(sequence, resume->choices[sequence.choice]);
@@ -17,6 +18,17 @@ void Router::begin(Sequence& sequence, TimeUs now) {
     }
     const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
     const bool complete = sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max;
+    if (!done && sequence.tokens_max > 0) {
+        const Result<bool> goes_on = constrain(sequence);
+        if (!goes_on) return fail(sequence, goes_on.error());
+        if (!*goes_on && sequence.committed() == 0)
+            return fail(sequence, {ErrorCode::kInvalidRequest,
+                                   "the constraint allows no answer but the empty one"});
+        if (!*goes_on) {
+            send_rest(sequence);
+            done.emplace().finish_reason = "stop";
+        }
+    }
     if (!done && (asks_nothing || complete)) {
         send_rest(sequence);
         done.emplace().finish_reason = "length";
@@ -36,6 +48,8 @@ Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
         if ((done = stop_rule(sequence, id))) continue;
         Result<std::string> text = sequence.text->push(id);
         if (!text) return text.error();
+        if (sequence.matcher != nullptr)
+            if (const Status fits = sequence.matcher->commit(id); !fits) return fits.error();
         sequence.append(id);
         StopText::Step step = push_text(sequence, std::move(*text));
         sequence.text_offset += step.text.size();

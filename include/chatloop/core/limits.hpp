@@ -19,8 +19,11 @@ inline constexpr uint32_t kItemBlocksMax = 4096;        // new KV blocks named b
 inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kLogitBiasMax = 1024;         // ids with a bias in one request
 inline constexpr uint32_t kHistoryIdsMax = 65536;       // different ids that penalties look at
-// Samples of a frame together. One alone fits: 7 bytes an id, 10 a bias, 5 a mask.
-inline constexpr size_t kFrameSampleBytesMax = 640u << 10;
+inline constexpr size_t kAllowedBytesMax = 64u << 10;   // a constraint's tokens, a bit each
+// Samples and block ids of a frame together; what else its items have is under 20 KiB. Those of one
+// item alone fit: 7 bytes an id, 10 a bias, 5 a mask, 5 a block, and the bits.
+inline constexpr size_t kFrameItemBytesMax = 640u << 10;
+inline constexpr size_t kBlockIdBytesMax = 5;           // msgpack
 
 // A worker's share (docs/protocol.md, credit).
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands
@@ -52,6 +55,8 @@ inline constexpr float kTemperatureMax = 100.0f;
 inline constexpr float kRepetitionPenaltyMax = 10.0f;
 inline constexpr float kPenaltyMax = 2.0f;              // presence and frequency, and -2
 inline constexpr float kBiasMax = 100.0f;               // and -100
+inline constexpr size_t kConstraintBytesMax = 128u << 10;  // of one request's constraint
+inline constexpr uint32_t kConstraintTextsMax = 1024;   // that a choice is among
 inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client

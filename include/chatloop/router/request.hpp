@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "chatloop/core/ids.hpp"
 #include "chatloop/router/token_history.hpp"
 #include "chatloop/router/trace.hpp"
+#include "chatloop/text/text.hpp"
 #include "chatloop/wire/messages.hpp"
 
 namespace chatloop {
@@ -25,6 +27,7 @@ struct SequenceStart {
     std::vector<uint32_t> ids;       // prompt, then committed tokens
     uint32_t prompt_count = 0;
     TokenHistory history;            // of ids, as far as a penalty looks at them
+    std::shared_ptr<const Matcher> constraint;  // compiled, before any token; or null
     TimeUs arrived_at = 0;
     TimeUs deadline_at = kNever;
 };

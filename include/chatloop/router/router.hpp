@@ -6,8 +6,8 @@
 //     on_result -> credit -> commit -> stop rules -> text -> client
 //
 // One class over files by hop: router_ingress, router_requests, router_admission, router_frames,
-// router_dispatch, router_egress, router_clients, router (the rest). It owns no socket and reads no
-// clock.
+// router_dispatch, router_egress, router_constraint, router_clients, router (the rest). It owns no
+// socket and reads no clock.
 #pragma once
 
 #include <cstdint>
@@ -199,6 +199,9 @@ private:
     Status check_sampling(const Sequence& sequence) const;
     Status in_vocabulary(uint32_t id) const;
     Status accept(Sequence& sequence);
+    Status compile_constraint(Sequence& sequence) const;
+    Result<bool> constrain(Sequence& sequence) const;
+    Result<bool> advance(Sequence& sequence, uint32_t token) const;
     uint64_t draw_seed();
 
     // Admission.

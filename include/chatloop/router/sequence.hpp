@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -34,6 +35,8 @@ struct Sequence : SequenceStart {
     bool lacks_block = false;        // its next row has no block: it waits for one
     bool gives_way = false;          // is preempted when none of its rows is in flight
 
+    std::unique_ptr<Matcher> matcher;  // of a constrained answer, behind the committed tokens
+    std::string allowed;               // what it lets come next (wire::Sample)
     std::unique_ptr<TextStream> text;
     StopText stop_text;              // holds back what may become a stop string
     uint64_t text_offset = 0;        // bytes sent to the client

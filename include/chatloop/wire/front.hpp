@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "chatloop/core/constraint.hpp"
 #include "chatloop/core/ids.hpp"
 #include "chatloop/wire/spans.hpp"
 #include "chatloop/wire/status.hpp"
@@ -18,6 +19,10 @@ namespace chatloop::wire {
 struct Message {
     std::string role;
     std::string content;
+    bool has_content = true;
+    std::string tool_calls = {};    // JSON array in OpenAI's form, or empty
+    std::string tool_call_id = {};  // or empty
+    std::string name = {};          // or empty
     bool operator==(const Message&) const = default;
 };
 
@@ -54,6 +59,9 @@ struct Parameters {
     int32_t priority = 0;  // the higher first
     std::optional<uint32_t> deadline_ms;  // from its arrival
     std::string traceparent;  // of W3C Trace Context; one that is not valid is ignored
+    std::optional<Constraint> constraint;
+    std::string tools;                 // for the chat template: JSON array, or empty
+    std::string chat_template_kwargs;  // JSON object of what else it may look at, or empty
 
     bool has_penalties() const {
         return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;

@@ -82,7 +82,16 @@ std::vector<ClientBody> client_examples() {
 
     Parameters chat;
     chat.prompt = std::vector<Message>{{"system", "be brief"}, {"user", ""}};
+    chat.constraint = Constraint{ConstraintKind::kJsonSchema, {"{\"type\": \"integer\"}"}};
+    chat.tools = "[{\"type\": \"function\"}]";
+    chat.chat_template_kwargs = "{\"enable_thinking\": false}";
+    Message asks{"assistant", "", false, "[{\"id\": \"call_1\"}]", "", ""};
+    Message tells{"tool", "12 degrees", true, "", "call_1", "weather"};
+    Parameters tools = chat;
+    tools.prompt = std::vector<Message>{{"user", "?"}, asks, tells};
+    tools.constraint = Constraint{ConstraintKind::kJsonObject, {}};
     Parameters ids;
+    ids.constraint = Constraint{ConstraintKind::kChoice, {"yes", "no"}};
     ids.prompt = std::vector<uint32_t>{1, 70000, 3};
 
     Parameters choices = ids;
@@ -92,7 +101,8 @@ std::vector<ClientBody> client_examples() {
     const Progress of_two{{1}, {{4, 5}, {}}, 99, "0123456789abcdef"};
     return {Submit{"r-1", text},         Submit{"r-2", chat}, Cancel{"r-1"},
             Resume{"r-3", 2, ids, progress}, Ping{987654321},     StatusQuery{},
-            Resume{"r-4", 1, choices, of_two}, TraceQuery{"r-\"\n"}};
+            Resume{"r-4", 1, choices, of_two},  Submit{"r-5", tools},
+            TraceQuery{"r-\"\n"}};
 }
 
 std::vector<RouterBody> router_examples() {
@@ -170,6 +180,7 @@ Sample sample_example() {
     sample.frequency_penalty = -2.0f;
     sample.presence_penalty = 0.25f;
     sample.history = {{7, 0, 300}, {70000, 2, 0}};
+    sample.allowed = std::string("\x00\xff\x81", 3);
     return sample;
 }
 

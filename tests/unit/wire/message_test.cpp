@@ -120,14 +120,17 @@ TEST_CASE("one wrong element makes a client's message wrong") {
          "/3/messages shorter", "/3/presence_penalty negative", "/3/priority negative",
          "/3/prompt_logprobs number"},
         {},
-        {"/4 smaller", "/4/frequency_penalty negative", "/4/logprobs number",
+        {"/4 smaller", "/4/choice shorter", "/4/frequency_penalty negative", "/4/logprobs number",
          "/4/presence_penalty negative", "/4/priority negative", "/4/prompt_logprobs number",
          "/4/token_ids shorter", "/5/prompt_ids shorter", "/5/seed huge", "/5/token_ids shorter"},
         {"/2 huge"},
         {},
-        {"/4 smaller", "/4/frequency_penalty negative", "/4/logprobs number",
+        {"/4 smaller", "/4/choice shorter", "/4/frequency_penalty negative", "/4/logprobs number",
          "/4/presence_penalty negative", "/4/priority negative", "/4/prompt_logprobs number",
          "/4/token_ids shorter", "/5/choices/0 shorter", "/5/prompt_ids shorter", "/5/seed huge"},
+        {"/3 smaller", "/3/frequency_penalty negative", "/3/logprobs number",
+         "/3/messages shorter", "/3/messages/1/content str", "/3/messages/2 smaller",
+         "/3/presence_penalty negative", "/3/priority negative", "/3/prompt_logprobs number"},
     };
     const auto examples = client_examples();
     for (size_t i = 0; i < examples.size(); ++i) {
