@@ -1,4 +1,4 @@
-"""kill -9, SIGSTOP and SIGTERM of workers amid answers: each comes out bit for bit as without it."""
+"""kill -9, SIGSTOP and SIGTERM amid answers: each comes out bit for bit as without it."""
 
 from __future__ import annotations
 
