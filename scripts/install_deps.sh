@@ -34,6 +34,7 @@ packages=(
     prometheus-cpp-dev
     python3-dev
     python3-venv
+    tmux
 )
 readonly cargo_minor_min=87  # of cargo 1.x, for the text crate
 

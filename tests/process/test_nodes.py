@@ -85,6 +85,9 @@ def one_host(tmp_path):
                                              f"  routers: ['{ctrl}']", stage.read_text())
         assert count == 1
         stage.write_text(text)
+        for file in folder.glob("*.yaml"):
+            text = re.sub(r"bind: .*", lambda _: f"bind: 127.0.0.1:{port()}", file.read_text())
+            file.write_text(text)
         yield folder, front
 
 
