@@ -153,6 +153,78 @@ def test_a_killed_stage_is_seen_and_its_return(build, tiny_model, tmp_path, visi
         cluster.stop()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(scheme=scheme).page
+    expect(page.locator(".box")).to_have_count(3, timeout=SEEN_MS)
+    page.locator("#options summary").click()
+    page.evaluate("""async (text) => {
+        const { render } = await import('/web/markdown.js');
+        const node = document.createElement('article');
+        node.className = 'assistant';
+        node.append(...render(text));
+        document.getElementById('log').append(node);
+    }""", "# T\n\n`c` [l](https://a.b)\n\n- i\n\n```py\nx\n```\n\n|a|\n|-|\n|b|")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_it_is_used_with_the_keyboard_alone(visit):
+    """Chat: / to the field, Enter sends, an answer or an error comes, Esc and Tab do no harm."""
+    page = visit().page
+    expect(page.locator("#health")).to_have_text("ready", timeout=SEEN_MS)
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    page.keyboard.type("hello")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("you")
+    page.keyboard.press("Enter")
+    expect(page.locator("article.user")).to_have_text("hello\nyou")
+    expect(page.locator("article.assistant .stats, article.assistant .error")).to_be_visible(
+        timeout=SEEN_MS)
+    assert page.locator("#prompt").input_value() == ""
+    picture(page, "answered")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("article")).to_have_count(0)
+    expect(page.locator("#hello")).to_be_visible()
+
+
+def test_an_answer_streams_and_stops(browser, build, smollm2, tmp_path):
+    with Cluster(build, smollm2(2), tmp_path, router=HTTP) as cluster:
+        seen = Visit(browser, cluster.endpoints["http"], 1366, 768, "light")
+        page = seen.page
+        expect(page.locator("#health")).to_have_text("ready", timeout=SEEN_MS)
+        page.locator("#options summary").click()
+        page.locator("#max_tokens").fill("400")
+        page.locator("#temperature").fill("0")
+        page.locator("#prompt").fill("Write a long story about the sea.")
+        page.locator("#send").click()
+        expect(page.locator("#stop")).to_be_visible()
+        answer = page.locator("article.assistant")
+        page.wait_for_function(
+            "document.querySelector('article.assistant').innerText.length > 60", timeout=SEEN_MS)
+        picture(page, "streams")
+        page.keyboard.press("Escape")
+        expect(answer.locator(".stats")).to_contain_text("stopped", timeout=SEEN_MS)
+        expect(page.locator("#send")).to_be_visible()
+        watch = cluster.client()
+        page.wait_for_function(
+            "fetch('/status.json').then((r) => r.json()).then((s) => s.running === 0)",
+            timeout=SEEN_MS)
+        assert watch.status()["running"] == 0  # the router was told, and let the request go
+        page.locator("#max_tokens").fill("5")
+        page.locator("#prompt").fill("Say hello.")
+        page.locator("#send").click()
+        expect(page.locator("article.assistant .stats").nth(1)).to_contain_text(
+            "tokens", timeout=SEEN_MS)
+        assert seen.errors == []
+        seen.context.close()
+        cluster.stop()
+
+
 RENDER = """async (text) => {
   const { render } = await import('/web/markdown.js');
   const node = document.createElement('div');
