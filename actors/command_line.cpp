@@ -151,11 +151,20 @@ Result<std::vector<int>> place_process(const Settings& settings) {
     return others;
 }
 
+void reload_log_level(const CommandLine& command_line) {
+    const Result<Settings> settings = command_line.resolve();
+    if (!settings) return log_line('w', "SIGHUP: nothing changed: " + settings.error().message);
+    const std::string level = settings->text("observability.log_level");
+    set_log_level(level);
+    log_line('w', "SIGHUP: the log's level is " + level);
+}
+
 std::vector<std::string> setting_warnings(const Settings& settings) {
     std::vector<std::string> warnings;
     constexpr char kEndpoint[] = "observability.otel_endpoint";
-    if (settings.given(kEndpoint))
-        warnings.push_back(settings.origin(kEndpoint) + " has no effect yet");
+    if (settings.given(kEndpoint) && !settings.has("observability.exporter"))
+        warnings.push_back(settings.origin(kEndpoint) +
+                           " has no effect here: traces come from the router");
     if (settings.has("failure_threshold")) {
         const double silence = settings.number("health_check_interval_secs") *
                                static_cast<double>(settings.integer("failure_threshold"));

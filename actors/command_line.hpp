@@ -21,6 +21,8 @@ public:
 
     // The settings of file, environment and command line, or the end of the process with one line.
     Settings parse_or_exit(const std::string& actor, int argc, char** argv);
+    // The same, read once more: files and environment may have changed.
+    Result<Settings> resolve() const;
     bool check() const { return check_; }  // only say whether all is well
 
 private:
@@ -29,8 +31,6 @@ private:
         CLI::Option* option;
         std::vector<std::string> texts;
     };
-    Result<Settings> resolve() const;
-
     CLI::App& app_;
     RoleBit role_;
     std::string config_;
@@ -46,6 +46,10 @@ Result<Settings> hosted_router_settings(const Settings& stage, const std::string
 // where libzmq's threads are to run: on worker.io_cpu_cores, or off the CPUs that the process is
 // pinned to, if it has others. Empty: where the process runs.
 Result<std::vector<int>> place_process(const Settings& settings);
+
+// SIGHUP: the log's level is what the settings say now. Nothing else changes while a process runs;
+// settings that cannot be read leave the level as it is, with a line that says so.
+void reload_log_level(const CommandLine& command_line);
 
 // What is accepted but does not do what its user may hope.
 std::vector<std::string> setting_warnings(const Settings& settings);

@@ -1,65 +1,18 @@
 #include "common.hpp"
 
-#include <fcntl.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <spdlog/details/null_mutex.h>
-#include <spdlog/sinks/base_sink.h>
-#include <spdlog/spdlog.h>
 
 #include "chatloop/model/file_check.hpp"
 #include "chatloop/model/fingerprint.hpp"
 #include "chatloop/model/memory_fit.hpp"
 
 namespace chatloop::actors {
-
-namespace {
-
-std::string timestamp(spdlog::log_clock::time_point at) {
-    const auto since_epoch = at.time_since_epoch();
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count();
-    const std::time_t seconds = static_cast<std::time_t>(ms / 1000);
-    std::tm utc{};
-    gmtime_r(&seconds, &utc);
-    char text[32];
-    const size_t n = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
-    std::snprintf(text + n, sizeof text - n, ".%03dZ", static_cast<int>(ms % 1000));
-    return text;
-}
-
-// One JSON object a line on stderr. The request id is on the record's payload, before a NUL.
-class JsonSink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
-protected:
-    void sink_it_(const spdlog::details::log_msg& record) override {
-        const std::string payload(record.payload.data(), record.payload.size());
-        const size_t split = payload.find('\0');
-        nlohmann::ordered_json line;
-        line["timestamp"] = timestamp(record.time);
-        line["level"] = record.level == spdlog::level::warn ? "warn" : "info";
-        line["target"] = std::string(record.logger_name.data(), record.logger_name.size());
-        line["message"] = payload.substr(split + 1);
-        if (split > 0) line["span"]["request_id"] = payload.substr(0, split);
-        const std::string text =
-            line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-        // What a stuck reader does not take is dropped: a log must not stop the loop.
-        const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
-        (void)written;
-    }
-    void flush_() override {}
-};
-
-std::shared_ptr<spdlog::logger> logger;
-
-}  // namespace
 
 ExitCode exit_code(const Error& error) {
     if (error.code == ErrorCode::kPortInUse) return kPortInUse;
@@ -82,21 +35,6 @@ void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** arg
         std::replace(what.begin(), what.end(), '\n', ' ');
         die(actor, {ErrorCode::kInvalidRequest, what + "; see --help"});
     }
-}
-
-void start_log(const std::string& actor, const std::string& level) {
-    logger = std::make_shared<spdlog::logger>(actor, std::make_shared<JsonSink>());
-    logger->set_level(spdlog::level::from_str(level));
-    const int flags = fcntl(STDERR_FILENO, F_GETFL);
-    // A terminal is left alone: it is shared with the shell.
-    if (flags >= 0 && !isatty(STDERR_FILENO)) fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK);
-}
-
-void log_line(char level, const std::string& message, const std::string& request_id) {
-    if (logger == nullptr) return;
-    const std::string payload = request_id + std::string(1, '\0') + message;
-    logger->log(level == 'i' ? spdlog::level::info : spdlog::level::warn,
-                spdlog::string_view_t(payload.data(), payload.size()));
 }
 
 Result<const kernel::Kernels*> choose_kernels(const std::string& name,

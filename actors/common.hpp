@@ -16,6 +16,7 @@
 #include "chatloop/model/spec.hpp"
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
+#include "log.hpp"
 
 namespace CLI {
 class App;
@@ -40,11 +41,6 @@ T value_or_die(const std::string& actor, Result<T> result) {
 
 // Reads the command line, or ends the process: after --help with 0, else with one line and kConfig.
 void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv);
-
-// JSON lines on stderr: timestamp, level, target, message, span.request_id. Never blocks: a line
-// that the descriptor does not take is dropped.
-void start_log(const std::string& actor, const std::string& level);
-void log_line(char level, const std::string& message, const std::string& request_id = {});
 
 // The CPU has what the kernels need, and computes what they must (self-test); kUnsupported if not.
 Result<const kernel::Kernels*> choose_kernels(

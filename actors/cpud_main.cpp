@@ -1,6 +1,6 @@
 // chatloop-cpud: the whole of ChatLoop in one process and one thread, over the in-process bus.
 // Reads a prompt or a file of requests, runs them strictly one after another (or together), prints
-// the answers.
+// the answers. With --port it is a worker instead, over HTTP (cpud_server.hpp).
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <deque>
@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 
 #include "chatloop/bus/system.hpp"
-#include "chatloop/host/local_cluster.hpp"
-#include "chatloop/text/text.hpp"
 #include "common.hpp"
+#include "cpud_server.hpp"
+#include "local_model.hpp"
 
 namespace chatloop {
 
@@ -24,23 +24,14 @@ constexpr char kActor[] = "chatloop-cpud";
 constexpr char kClient[] = "command-line";
 
 struct Options {
-    std::string model;
+    actors::LocalOptions local;
+    actors::CpudOptions server;
     std::string prompt;
     bool chat = false;
     std::string requests_file;
     bool concurrent = false;
     bool as_json = false;
     json parameters = json::object();
-    int32_t stages = 1;
-    bool hosted_sampler = false;
-    std::string kernels = "auto";
-    actors::MemoryOptions memory;
-    std::string weights = "mmap";
-    std::string kv_cache_dtype = "f16";
-    bool poison_kv = false;
-    uint32_t prefill_rows = 256;
-    bool prefix_cache = true;
-    uint32_t max_batch_size = 32;
 };
 
 // One request and what came of it so far.
@@ -87,13 +78,7 @@ private:
     void print(const Answer& answer) const;
 
     Options options_;
-    ModelSpec spec_;
-    const kernel::Kernels* kernels_ = nullptr;
-    std::unique_ptr<TextEngine> text_;
-    std::vector<actors::StageModel> stages_;
-    actors::HeadModel head_;
-    std::string weights_text_;
-    std::unique_ptr<LocalCluster> cluster_;
+    std::unique_ptr<actors::LocalModel> model_;
     std::deque<Answer> answers_;
     size_t ended_ = 0;
     TimeUs started_at_ = 0;  // of the first request
@@ -133,67 +118,18 @@ void Cpud::read_requests() {
 }
 
 void Cpud::load() {
-    kernels_ = actors::value_or_die(kActor, actors::choose_kernels(options_.kernels));
-    spec_ = actors::value_or_die(kActor, read_spec(options_.model));
-    if (options_.stages < 1 || options_.stages > spec_.n_layers)
-        actors::die(kActor, {ErrorCode::kInvalidRequest,
-                             "--stages must lie in 1.." + std::to_string(spec_.n_layers)});
-    text_ = actors::value_or_die(kActor, actors::open_text(options_.model, spec_));
-    LocalClusterConfig config;
-    actors::MemoryOptions memory = options_.memory;
-    memory.weights = actors::weight_pages(options_.weights);
-    memory.kv_type = actors::kv_type(options_.kv_cache_dtype);
-    memory.kv_cache_mb = std::max<uint64_t>(1, memory.kv_cache_mb / options_.stages);
-    config.router = actors::router_config(spec_, memory.kv_type);
-    config.router.seed = actors::random_u64();
-    config.router.client_silence_us = kNever;  // the one client is this process
-    config.router.result_timeout_us = kNever;
-    config.router.prefill_rows = options_.prefill_rows;
-    config.router.prefix_cache = options_.prefix_cache;
-    config.router.max_batch_size = options_.max_batch_size;
-    config.router.frames_in_flight = 1;  // one thread computes one frame at a time
-    config.router.max_queue_size = std::max<uint32_t>(512, static_cast<uint32_t>(answers_.size()));
-    config.kernels = kernels_;
-    config.hosted_sampler = options_.hosted_sampler;
-    config.blocks_per_slot = actors::blocks_per_slot(spec_);
-    uint32_t blocks = UINT32_MAX;
-    for (int32_t i = 0; i < options_.stages; ++i) {
-        const int32_t first = i * spec_.n_layers / options_.stages;
-        const int32_t end = (i + 1) * spec_.n_layers / options_.stages;
-        stages_.push_back(actors::value_or_die(
-            kActor, actors::open_stage(options_.model, spec_, first, end, memory)));
-        blocks = std::min(blocks, stages_.back().pool->blocks());
-        config.stages.push_back({nullptr, static_cast<uint32_t>(first),
-                                 static_cast<uint32_t>(end)});
-    }
-    head_ = actors::value_or_die(kActor, actors::open_head(options_.model, spec_, memory));
-    actors::value_or_die(kActor, actors::check_memory(spec_, stages_, head_, *kernels_,
-                                                      memory));
-    for (size_t i = 0; i < stages_.size(); ++i) {
-        while (!actors::value_or_die(kActor, stages_[i].checkpoint->load(kLoadBytes))) {
-        }
-        if (options_.poison_kv) stages_[i].pool->poison();
-        actors::finish_stage(stages_[i], spec_, *kernels_, memory);
-        config.stages[i].compute = stages_[i].stack.get();
-    }
-    while (!actors::value_or_die(kActor, head_.checkpoint->load(kLoadBytes))) {
-    }
-    actors::finish_head(head_, spec_, *kernels_, memory);
-    const actors::WeightReport weights = actors::report_weights(stages_, head_);
-    if (!weights.warning.empty())
-        std::fprintf(stderr, "%s: %s\n", kActor, weights.warning.c_str());
-    weights_text_ = weights.text;
-    config.head = head_.head.get();
-    config.share = {kShareFramesMax, kShareBytesMax, 128, blocks};
-    cluster_ = std::make_unique<LocalCluster>(config, *text_,
-                                              [](char, const std::string&, const std::string&) {});
-    cluster_->attach_client(kClient,
-                            [this](const wire::RouterBody& body, TimeUs now) { hear(body, now); });
+    actors::LocalOptions local = options_.local;
+    local.max_queue_size =
+        std::max(local.max_queue_size, static_cast<uint32_t>(answers_.size()));
+    model_ = std::make_unique<actors::LocalModel>(
+        kActor, local, [](char, const std::string&, const std::string&) {});
+    model_->cluster().attach_client(
+        kClient, [this](const wire::RouterBody& body, TimeUs now) { hear(body, now); });
 }
 
 void Cpud::submit(size_t index) {
     const json message = {1, 1, std::to_string(index), answers_[index].parameters};
-    cluster_->send_bytes(kClient, json::to_msgpack(message));
+    model_->cluster().send_bytes(kClient, json::to_msgpack(message));
 }
 
 void Cpud::hear(const wire::RouterBody& body, TimeUs now) {
@@ -270,7 +206,7 @@ void Cpud::print(const Answer& answer) const {
     std::cout << std::endl;
     std::fprintf(stderr, "%.0f tokens, first after %.0f ms, then %.1f tokens/s; %s\n", tokens,
                  answer.result["prefill_ms"].get<double>(),
-                 decode_s > 0.0 ? (tokens - 1.0) / decode_s : 0.0, weights_text_.c_str());
+                 decode_s > 0.0 ? (tokens - 1.0) / decode_s : 0.0, model_->weights().c_str());
 }
 
 int Cpud::run() {
@@ -282,9 +218,9 @@ int Cpud::run() {
     while (printed < answers_.size()) {
         const bool next_may_start = options_.concurrent || submitted == ended_;
         if (submitted < answers_.size() && next_may_start) submit(submitted++);
-        cluster_->tick(monotonic_now());
+        model_->cluster().tick(monotonic_now());
         // Deliveries come first, then text, then the first stage's work: nothing waits or blocks.
-        for (int i = 0; i < 16 && cluster_->step(oldest, monotonic_now); ++i) {
+        for (int i = 0; i < 16 && model_->cluster().step(oldest, monotonic_now); ++i) {
         }
         for (; printed < answers_.size() && answers_[printed].ended; ++printed) {
             print(answers_[printed]);
@@ -295,7 +231,8 @@ int Cpud::run() {
 }
 
 void add_options(CLI::App& app, Options& options) {
-    app.add_option("--model", options.model, "model directory")->required();
+    app.add_option("--model", options.local.model, "model directory, or a GGUF file")->required();
+    actors::add_cpud_options(app, options.server);
     auto* prompt = app.add_option("--prompt", options.prompt, "the text to continue");
     app.add_option("--requests", options.requests_file,
                    "JSON lines of request parameters (docs/protocol.md) instead of --prompt")
@@ -303,25 +240,25 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--chat", options.chat, "the prompt is a user's message in a chat");
     app.add_flag("--concurrent", options.concurrent, "all requests at once, not one by one");
     app.add_flag("--json", options.as_json, "one JSON object an answer");
-    app.add_option("--stages", options.stages, "stage workers in this process");
-    app.add_flag("--with-sampler", options.hosted_sampler, "the last stage hosts the sampler");
-    app.add_option("--kernels", options.kernels, "auto, avx512vnni, avx512, avx2 or reference");
-    options.memory.kv_cache_mb = 512;
-    app.add_option("--kv-cache-mb", options.memory.kv_cache_mb,
+    app.add_option("--stages", options.local.stages, "stage workers in this process");
+    app.add_flag("--with-sampler", options.local.hosted_sampler, "the last stage hosts the sampler");
+    app.add_option("--kernels", options.local.kernels, "auto, avx512vnni, avx512, avx2 or reference");
+    options.local.memory.kv_cache_mb = 512;
+    app.add_option("--kv-cache-mb", options.local.memory.kv_cache_mb,
                    "KV cache of the whole model, MiB");
-    app.add_option("--weights", options.weights,
+    app.add_option("--weights", options.local.weights,
                    "mmap: from the files; huge: a copy in 2-MiB pages")
         ->check(CLI::IsMember({"mmap", "huge"}));
-    app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "of keys and values in the KV cache")
+    app.add_option("--kv-cache-dtype", options.local.kv_cache_dtype, "of keys and values in the KV cache")
         ->check(CLI::IsMember({"f16", "fp16", "int8"}));
-    app.add_flag("--poison-kv", options.poison_kv, "fill unwritten KV with NaN (for tests)");
-    app.add_flag("--allow-paging", options.memory.allow_paging,
+    app.add_flag("--poison-kv", options.local.poison_kv, "fill unwritten KV with NaN (for tests)");
+    app.add_flag("--allow-paging", options.local.memory.allow_paging,
                  "start although the weights do not fit into memory");
-    app.add_option("--prefill-rows", options.prefill_rows, "prompt rows per frame")
+    app.add_option("--prefill-rows", options.local.prefill_rows, "prompt rows per frame")
         ->check(CLI::Range(1u, kFrameRowsMax - 32));
-    app.add_flag("--prefix-cache,!--no-prefix-cache", options.prefix_cache,
+    app.add_flag("--prefix-cache,!--no-prefix-cache", options.local.prefix_cache,
                  "keep KV blocks for prompts that begin alike (on)");
-    app.add_option("--max-batch-size", options.max_batch_size, "decode rows per frame")
+    app.add_option("--max-batch-size", options.local.max_batch_size, "decode rows per frame")
         ->check(CLI::Range(1u, 32u));
 }
 
@@ -361,5 +298,10 @@ int main(int argc, char** argv) {
     chatloop::add_options(app, options);
     chatloop::add_parameters(app, options);
     chatloop::actors::parse_or_exit(app, chatloop::kActor, argc, argv);
+    options.local.model =
+        chatloop::actors::value_or_die(chatloop::kActor, chatloop::actors::model_directory(
+                                                             options.local.model));
+    if (options.server.port)
+        return chatloop::actors::run_cpud(chatloop::kActor, options.server, options.local);
     return chatloop::Cpud(options).run();
 }

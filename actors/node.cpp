@@ -4,17 +4,24 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 
 #include "common.hpp"
 
 namespace chatloop::actors {
 
-Host::Host(const std::vector<int>& io_cpus) : context_(io_cpus) {
+Host::Host(const std::vector<int>& io_cpus)
+    : context_(io_cpus), started_at_(monotonic_now()) {
     raise_descriptor_limit();
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (const int signal = signals_.take()) {
             if (signal == kParentDied && terminating_) continue;
+            if (signal == SIGHUP) {
+                if (reload_) reload_();
+                for (Node* node : nodes_) node->on_log_level();
+                continue;
+            }
             terminating_ = true;
             for (Node* node : nodes_) node->on_terminate(now);
         }
@@ -23,20 +30,50 @@ Host::Host(const std::vector<int>& io_cpus) : context_(io_cpus) {
 
 void Host::on_tick(TimeUs now) {
     const TimeUs gap = loop_.take_loop_gap();
+    loop_gap_s_.add(static_cast<double>(gap) / kSecondUs);
+    usage_.update(now);
     for (Node* node : nodes_)
         if (!node->finished()) node->on_tick(now, gap);
+    for (HttpPort* port : ports_) port->on_tick(now);
 }
 
 TimeUs Host::next_timer() const {
     TimeUs next = kNever;
     for (const Node* node : nodes_)
         if (!node->finished()) next = std::min(next, node->next_timer());
+    for (const HttpPort* port : ports_) next = std::min(next, port->next_timer());
     return next;
 }
 
 bool Host::has_work() const {
-    return bus_.pending() > 0 || std::any_of(nodes_.begin(), nodes_.end(),
-                                             [](const Node* node) { return node->has_work(); });
+    return bus_.pending() > 0 ||
+           std::any_of(nodes_.begin(), nodes_.end(),
+                       [](const Node* node) { return node->has_work(); }) ||
+           std::any_of(ports_.begin(), ports_.end(),
+                       [](const HttpPort* port) { return port->has_work(); });
+}
+
+// Made anew at most every 50 ms, however many scrape.
+const std::string& Host::metrics(TimeUs now) {
+    constexpr TimeUs kPageAgeUs = 50 * kMillisecondUs;
+    if (!metrics_page_.empty() && now - metrics_made_at_ < kPageAgeUs) return metrics_page_;
+    metrics_made_at_ = now;
+    usage_.update(now);
+    Exposition page;
+    page.gauge("chatloop_uptime_seconds", "Since the process started",
+               static_cast<double>(now - started_at_) / kSecondUs);
+    page.counter("process_cpu_seconds_total", "User and system CPU time",
+                 static_cast<double>(usage_.cpu_us()) / kSecondUs);
+    page.gauge("process_resident_memory_bytes", "Resident memory",
+               static_cast<double>(usage_.memory_bytes()));
+    page.histogram("chatloop_loop_gap_seconds",
+                   "Longest time between two looks at the sockets, by turn of the loop",
+                   loop_gap_s_);
+    page.counter("chatloop_log_lines_dropped_total", "Lines that the log's reader did not take",
+                 static_cast<double>(log_lines_dropped()));
+    for (const Node* node : nodes_) node->add_metrics(page);
+    metrics_page_ = page.text();
+    return metrics_page_;
 }
 
 // What the nodes say to each other was answered once at most, so this ends.
@@ -44,8 +81,11 @@ void Host::deliver(TimeUs now) {
     for (size_t waiting = bus_.pending(); waiting > 0; --waiting) bus_.deliver(0, now);
 }
 
+// What HTTP clients are to hear goes out before the next unit, not behind it.
 void Host::run_unit(TimeUs now) {
     deliver(now);
+    for (HttpPort* port : ports_)
+        if (port->has_work()) port->flush(now);
     for (size_t i = 0; i < nodes_.size(); ++i) {
         Node& node = *nodes_[next_++ % nodes_.size()];
         if (!node.has_work()) continue;
@@ -118,6 +158,23 @@ size_t Node::backlog(LinkId id) const {
 
 void Node::bind_or_die(Socket& socket, const std::string& endpoint) {
     if (const Status bound = socket.bind(endpoint); !bound) die(actor_, bound.error());
+}
+
+std::unique_ptr<HttpPort> Node::open_port(const std::string& address) {
+    if (address.empty()) return nullptr;
+    auto port = std::make_unique<HttpPort>(host_.loop(), actor_, address);
+    host_.add(*port);
+    return port;
+}
+
+std::unique_ptr<HttpPort> Node::open_metrics(const std::string& address) {
+    std::unique_ptr<HttpPort> port = open_port(address);
+    if (port == nullptr) return port;
+    port->site().add("GET", "/metrics", http::Access::kOpen,
+                     [this](http::ExchangeId, http::Request&, TimeUs now) {
+                         return http::Response{200, kExpositionType, host_.metrics(now), {}};
+                     });
+    return port;
 }
 
 void die_with_parent() {

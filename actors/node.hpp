@@ -2,6 +2,7 @@
 // actor class, what it puts in its Outbox goes out; no decision is made here.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -14,7 +15,11 @@
 #include "chatloop/bus/poll_loop.hpp"
 #include "chatloop/bus/socket.hpp"
 #include "chatloop/bus/system.hpp"
+#include "chatloop/core/histogram.hpp"
 #include "chatloop/host/local_bus.hpp"
+#include "exposition.hpp"
+#include "http_port.hpp"
+#include "process_usage.hpp"
 
 namespace chatloop::actors {
 
@@ -29,6 +34,13 @@ public:
 
     // Before run, in the order of their turns. A node outlives the run.
     void add(Node& node) { nodes_.push_back(&node); }
+    // On SIGHUP; the nodes are told of the log's level behind it.
+    void set_reload(std::function<void()> reload) { reload_ = std::move(reload); }
+    // The page of the process: itself, then its nodes.
+    const std::string& metrics(TimeUs now);
+    const ProcessUsage& usage() const { return usage_; }
+    // An HTTP address of the process; it outlives the run.
+    void add(HttpPort& port) { ports_.push_back(&port); }
     // Until all have finished, or one has failed.
     void run() { loop_.run(*this); }
 
@@ -50,8 +62,15 @@ private:
     PollLoop loop_;
     LocalBus bus_;
     std::vector<Node*> nodes_;
+    std::vector<HttpPort*> ports_;
     size_t next_ = 0;  // whose unit is tried first
     bool terminating_ = false;
+    std::function<void()> reload_;
+    ProcessUsage usage_;
+    std::string metrics_page_;
+    TimeUs metrics_made_at_ = 0;
+    Histogram loop_gap_s_{kStepBoundsS};
+    TimeUs started_at_;
 };
 
 // An actor with its data links.
@@ -73,6 +92,8 @@ public:
     virtual bool finished() const = 0;
     virtual bool failed() const { return false; }  // the process is to end
     virtual void on_terminate(TimeUs now) = 0;     // SIGTERM, SIGINT, or the parent died
+    virtual void on_log_level() {}                 // may have changed
+    virtual void add_metrics(Exposition&) const {}
 
 protected:
     virtual void on_link_change(LinkId id, bool up, TimeUs now) = 0;
@@ -84,6 +105,10 @@ protected:
 
     // Binds or ends the process with the design's exit code.
     void bind_or_die(Socket& socket, const std::string& endpoint);
+    // The same for HTTP; null for an empty address.
+    std::unique_ptr<HttpPort> open_port(const std::string& address);
+    // One with /metrics.
+    std::unique_ptr<HttpPort> open_metrics(const std::string& address);
 
     Host& host_;
     std::string actor_;

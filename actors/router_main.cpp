@@ -29,10 +29,13 @@ int main(int argc, char** argv) {
                     model.spec.model_name.c_str(), options.front.c_str());
         return kDrained;
     }
-    start_log(kActor, settings.text("observability.log_level"));
+    start_log(kActor, settings.text("observability.log_level"),
+              log_format(settings.text("observability.log_format")));
     for (const std::string& warning : setting_warnings(settings)) log_line('w', warning);
     Host host(io_cpus);
     RouterNode router(host, kActor, options, model);
+    host.set_reload([&command_line] { reload_log_level(command_line); });
+    router.on_log_level();
     router.log_endpoints();
     host.run();
     log_line('i', "drained");

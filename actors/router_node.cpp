@@ -5,6 +5,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "metrics.hpp"
+#include "page.hpp"
+
 namespace chatloop::actors {
 
 namespace {
@@ -28,6 +31,14 @@ Result<RouterOptions> router_options(const Settings& settings) {
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
+    if (settings.has("http.bind")) options.http = settings.text("http.bind");
+    if (settings.has("http.api_keys_file"))
+        options.api_keys_file = settings.text("http.api_keys_file");
+    if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
+    if (settings.has("observability.otel_endpoint"))
+        options.otel_endpoint = settings.text("observability.otel_endpoint");
+    options.exporter = settings.text("observability.exporter");
+    options.router.trace_ratio = settings.number("observability.trace_ratio");
     options.kv_type = kv_type(settings.text("performance.kv_cache_dtype"));
     RouterConfig& router = options.router;
     router.max_batch_size = count("batching.max_batch_size");
@@ -41,6 +52,7 @@ Result<RouterOptions> router_options(const Settings& settings) {
     router.max_queue_size = count("batching.max_queue_size");
     router.queue_timeout_us = milliseconds("batching.queue_timeout_ms");
     router.client_silence_us = settings.seconds("bus.client_silence_secs");
+    router.route_wait_us = settings.seconds("route_wait_secs");
     router.drain_timeout_us = settings.seconds("drain_timeout_secs");
     router.cluster.heartbeat_interval_ms = static_cast<uint32_t>(
         settings.seconds("health_check_interval_secs") / kMillisecondUs);
@@ -60,6 +72,10 @@ void check_router(const std::string& actor, const RouterOptions& options) {
     for (const std::string& endpoint : {options.ctrl, options.front, options.result})
         value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
     value_or_die(actor, check_connectable(options.result));
+    value_or_die(actor, check_endpoint(options.exporter, EndpointUse::kConnect));
+    for (const std::string& address : {options.http, options.metrics})
+        if (!address.empty()) value_or_die(actor, http::check_address(address));
+    if (!options.api_keys_file.empty()) value_or_die(actor, read_keys(options.api_keys_file));
 }
 
 RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
@@ -72,13 +88,35 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     bind_or_die(ctrl_, options.ctrl);
     bind_or_die(front_, options.front);
     bind_or_die(result_, options.result);
+    http_ = open_port(options.http);
+    metrics_ = open_metrics(options.metrics);
     RouterConfig config = router_config(model.spec, options.kv_type, options.router);
     config.seed = random_u64();
     drain_timeout_us_ = config.drain_timeout_us;
     config.cluster.name = options.name;
     config.cluster.incarnation = random_u64();
     config.cluster.result_endpoint = connectable(actor, result_);
-    router_ = std::make_unique<Router>(config, *this, *model.text, log_line);
+    const auto log = [](char level, const std::string& text, const LogSpan& span) {
+        log_line(level, text, span, level == 'd' ? "batching" : "cluster");
+    };
+    router_ = std::make_unique<Router>(config, *this, *model.text, log);
+    if (!options.otel_endpoint.empty()) {
+        traces_ = std::make_unique<TraceSender>(
+            host.context(), actor, options.exporter,
+            wire::TraceSource{"chatloop-router", options.name, options.otel_endpoint});
+        router_->set_trace_sink([this](const wire::Trace& trace, TimeUs arrived_at) {
+            traces_->send(trace, arrived_at);
+        });
+    }
+    if (http_ != nullptr) {
+        add_page(http_->site());
+        add_status_json(http_->site(), [this] { return router_->status(); });
+        api_ = std::make_unique<HttpFront>(
+            *http_, actor, options.api_keys_file, config, *model.text,
+            [this](const std::string& client, const wire::ClientBody& message, TimeUs now) {
+                router_->on_client(client, wire::encode_client(message), now);
+            });
+    }
     wire();
     write_endpoints(options.endpoints_file);
 }
@@ -109,11 +147,24 @@ void RouterNode::on_result(Message bytes, TimeUs now) {
     holds_ = false;
     for (auto& [peer, message] : held_) send_client(peer, std::move(message));
     held_.clear();
+    if (api_ != nullptr) api_->deliver(now);
+}
+
+bool RouterNode::has_work() const {
+    return router_->has_work() || (api_ != nullptr && api_->has_news());
+}
+
+void RouterNode::run_unit(TimeUs now) {
+    if (router_->has_work()) router_->run_unit(now);
+    if (api_ != nullptr) api_->deliver(now);
 }
 
 void RouterNode::log_endpoints() const {
-    log_line('i', "listening: ctrl " + ctrl_.last_endpoint() + ", front " +
-                      front_.last_endpoint() + ", result " + result_.last_endpoint());
+    std::string text = "listening: ctrl " + ctrl_.last_endpoint() + ", front " +
+                       front_.last_endpoint() + ", result " + result_.last_endpoint();
+    if (http_ != nullptr) text += ", " + http_->url();
+    if (metrics_ != nullptr) text += ", metrics " + metrics_->url();
+    log_line('i', text);
 }
 
 void RouterNode::send_control(const std::string& peer, std::vector<uint8_t> bytes) {
@@ -131,6 +182,11 @@ void RouterNode::send_client(const std::string& peer, std::vector<uint8_t> bytes
         held_.emplace_back(peer, std::move(bytes));
         return;
     }
+    if (api_ != nullptr && HttpFront::owns(peer)) {
+        Result<wire::RouterBody> body = wire::decode_router(bytes);
+        CL_ASSERT(body.ok());  // the router has just written it
+        return api_->hear(peer, std::move(*body));
+    }
     const TimeUs now = monotonic_now();
     if (!router_->finished()) spoke_at_ = now;  // a PONG after that is no last word
     egress_.send(peer, Message(std::move(bytes)), now);
@@ -144,12 +200,14 @@ void RouterNode::on_tick(TimeUs now, TimeUs) {
         router_->on_worker_gone(peer, now);
     note_sockets();
     router_->on_tick(now);
+    if (api_ != nullptr) api_->on_tick(now);
     ticked_at_ = now;
 }
 
 TimeUs RouterNode::next_timer() const {
     if (egress_.has_gone() || !workers_gone_.empty()) return 0;
-    return std::min({router_->next_timer(), egress_.next_timer(), leaves_at()});
+    const TimeUs api_at = api_ == nullptr ? kNever : api_->next_timer();
+    return std::min({router_->next_timer(), egress_.next_timer(), leaves_at(), api_at});
 }
 
 bool RouterNode::finished() const {
@@ -161,7 +219,8 @@ bool RouterNode::finished() const {
 // slowly the rest of the drain's time before it. kNever until the router has finished.
 TimeUs RouterNode::leaves_at() const {
     if (!router_->finished()) return kNever;
-    return (egress_.bytes() == 0 ? spoke_at_ : drain_until_) + kFarewellUs;
+    const bool all_said = egress_.bytes() == 0 && (api_ == nullptr || api_->idle());
+    return (all_said ? spoke_at_ : drain_until_) + kFarewellUs;
 }
 
 void RouterNode::note_sockets() {
@@ -172,13 +231,26 @@ void RouterNode::note_sockets() {
 
 void RouterNode::write_endpoints(const std::string& file) const {
     if (file.empty()) return;
-    const nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
-                                      {"front", front_.last_endpoint()},
-                                      {"result", result_.last_endpoint()}};
+    nlohmann::json endpoints = {{"ctrl", ctrl_.last_endpoint()},
+                                {"front", front_.last_endpoint()},
+                                {"result", result_.last_endpoint()}};
+    if (http_ != nullptr) endpoints["http"] = http_->url();
+    if (metrics_ != nullptr) endpoints["metrics"] = metrics_->url();
     const std::string part = file + ".part";
     std::ofstream(part) << endpoints.dump() << "\n";
     if (std::rename(part.c_str(), file.c_str()) != 0)
         die(actor_, {ErrorCode::kBadFile, "--endpoints-file " + file + " cannot be written"});
+}
+
+void RouterNode::on_log_level() { router_->set_log_debug(log_enabled('d')); }
+
+void RouterNode::add_metrics(Exposition& page) const {
+    add_router_metrics(page, *router_);
+    if (traces_ == nullptr) return;
+    page.counter("coordinator_traces_sent_total", "Traces given to the exporter",
+                 static_cast<double>(traces_->sent()));
+    page.counter("coordinator_traces_dropped_total", "Traces that the exporter did not take",
+                 static_cast<double>(traces_->dropped()));
 }
 
 void RouterNode::on_terminate(TimeUs now) {

@@ -12,7 +12,9 @@
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
 #include "common.hpp"
+#include "http_front.hpp"
 #include "node.hpp"
+#include "trace_sender.hpp"
 
 namespace chatloop::actors {
 
@@ -22,7 +24,12 @@ struct RouterOptions {
     std::string ctrl;
     std::string front;
     std::string result;
+    std::string http;     // addresses; empty: none
+    std::string api_keys_file;
+    std::string metrics;
     std::string endpoints_file;
+    std::string otel_endpoint;  // empty: no traces leave
+    std::string exporter;
     kernel::KvType kv_type = kernel::KvType::kF16;
     RouterConfig router;  // what the model does not say
 };
@@ -53,10 +60,12 @@ public:
 
     void on_tick(TimeUs now, TimeUs gap) override;
     TimeUs next_timer() const override;
-    bool has_work() const override { return router_->has_work(); }
-    void run_unit(TimeUs now) override { router_->run_unit(now); }
+    bool has_work() const override;
+    void run_unit(TimeUs now) override;
     bool finished() const override;
     void on_terminate(TimeUs now) override;
+    void on_log_level() override;
+    void add_metrics(Exposition& page) const override;
 
 private:
     void wire();
@@ -77,6 +86,10 @@ private:
     std::set<std::string> workers_gone_;
     bool holds_ = false;
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
+    std::unique_ptr<HttpPort> http_;  // null without an address
+    std::unique_ptr<HttpFront> api_;  // on http_
+    std::unique_ptr<HttpPort> metrics_;
+    std::unique_ptr<TraceSender> traces_;  // null without a collector
     TimeUs drain_timeout_us_ = 0;
     TimeUs drain_until_ = kNever;
     TimeUs spoke_at_;  // what was said of a request last left the egress

@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
     WorkerOptions options = value_or_die(kActor, worker_options(kSamplerRole, settings, ""));
     options.io_cpus = value_or_die(kActor, place_process(settings));
     options.warnings = setting_warnings(settings);
+    options.reload_log = [&command_line] { reload_log_level(command_line); };
     if (command_line.check()) return check_worker(kActor, options);
     return run_worker(kActor, options);
 }

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
     if (options.router) options.router->endpoints_file = endpoints_file;
     for (const std::string& warning : setting_warnings(settings))
         options.warnings.push_back(warning);
+    options.reload_log = [&command_line] { reload_log_level(command_line); };
     if (command_line.check()) return check_worker(kActor, options);
     return run_worker(kActor, options);
 }

@@ -6,6 +6,7 @@
 #include "chatloop/core/hex.hpp"
 #include "chatloop/model/fingerprint.hpp"
 #include "command_line.hpp"
+#include "metrics.hpp"
 
 namespace chatloop::actors {
 
@@ -71,6 +72,8 @@ public:
 
     void on_tick(TimeUs now, TimeUs gap) override {
         worker_->note_loop_gap(gap);
+        const ProcessUsage& usage = host_.usage();
+        worker_->note_process(usage.cpu_us() / 1000, usage.memory_bytes());
         uint64_t malformed = in_.malformed();
         for (const auto& [peer, socket] : routers_) malformed += socket->malformed();
         worker_->note_sockets(malformed, sends_blocked());
@@ -84,6 +87,9 @@ public:
     bool finished() const override { return worker_->finished() || failed(); }
     bool failed() const override { return worker_->rejection().has_value(); }
     void on_terminate(TimeUs now) override { worker_->drain(now); }
+    void add_metrics(Exposition& page) const override {
+        add_worker_metrics(page, options_.name, *worker_, host_.usage());
+    }
 
 private:
     void wire(const WorkerConfig& config);
@@ -99,6 +105,7 @@ private:
     std::unique_ptr<Worker> worker_;
     bool loaded_ = false;
     Socket in_;
+    std::unique_ptr<HttpPort> metrics_;  // null without an address
     std::map<std::string, std::unique_ptr<Socket>> routers_;  // by control address
 };
 
@@ -109,6 +116,7 @@ WorkerNode::WorkerNode(Host& host, const std::string& actor, const WorkerOptions
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
+    metrics_ = open_metrics(options.metrics);
     WorkerConfig config;
     config.incarnation = random_u64();
     config.routers = options.routers;
@@ -180,7 +188,8 @@ void WorkerNode::load_slice(TimeUs now) {
          {model_.stage.checkpoint.get(), model_.head.checkpoint.get()}) {
         if (checkpoint == nullptr || checkpoint->loaded()) continue;
         if (value_or_die(actor_, checkpoint->load(kLoadBytes))) {
-            for (const std::string& outcome : checkpoint->outcomes()) log_line('i', outcome);
+            for (const std::string& outcome : checkpoint->outcomes())
+                log_line('i', outcome, {}, "model");
         }
         return;
     }
@@ -195,8 +204,8 @@ void WorkerNode::load_slice(TimeUs now) {
     loaded_ = true;
     worker_->set_ready(now);
     const WeightReport weights = report_weights({&model_.stage, 1}, model_.head);
-    if (!weights.warning.empty()) log_line('w', weights.warning);
-    log_line('i', "ready: " + weights.text);
+    if (!weights.warning.empty()) log_line('w', weights.warning, {}, "model");
+    log_line('i', "ready: " + weights.text, {}, "model");
 }
 
 void WorkerNode::run_unit(TimeUs now) {
@@ -206,7 +215,8 @@ void WorkerNode::run_unit(TimeUs now) {
 }
 
 void WorkerNode::log_start() const {
-    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " +
+    const std::string metrics = metrics_ == nullptr ? "" : "metrics " + metrics_->url() + ", ";
+    log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + metrics +
                       model_.kernels->name + " kernels");
 }
 
@@ -216,6 +226,7 @@ int check_worker(const std::string& actor, const WorkerOptions& options) {
     const WorkerModel model = value_or_die(actor, open_model(options));
     value_or_die(actor, check_endpoint(options.listen, EndpointUse::kBind));
     value_or_die(actor, check_connectable(options.listen));
+    if (!options.metrics.empty()) value_or_die(actor, http::check_address(options.metrics));
     for (const std::string& router : options.routers)
         value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
     if (options.router) {
@@ -246,7 +257,9 @@ int run_worker(const std::string& actor, const WorkerOptions& given) {
         options.routers.insert(options.routers.begin(), router->ctrl());
     }
     WorkerNode worker(host, actor, options);
-    start_log(actor, options.log_level);
+    start_log(actor, options.log_level, log_format(options.log_format));
+    host.set_reload(options.reload_log);
+    if (router != nullptr) router->on_log_level();
     for (const std::string& warning : options.warnings) log_line('w', warning);
     if (router != nullptr) router->log_endpoints();
     worker.log_start();

@@ -1,6 +1,7 @@
 // A worker process: stage, sampler, or both, behind one PULL socket and one DEALER per router.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ struct WorkerOptions {
     std::string model;
     std::string name;
     std::string listen;
+    std::string metrics;                  // an HTTP address; empty: none
     std::vector<std::string> routers;     // their control addresses
     std::optional<RouterOptions> router;  // of the same process, the first of them
     std::string kernels;
@@ -34,6 +36,8 @@ struct WorkerOptions {
     TimeUs drain_timeout_us = 0;
     std::vector<int> io_cpus;  // of libzmq's threads
     std::string log_level;
+    std::string log_format;
+    std::function<void()> reload_log;   // on SIGHUP
     std::vector<std::string> warnings;  // for the log
 };
 

@@ -36,6 +36,8 @@ MAY_INCLUDE = {
     "stage": COMPUTE | BUS_SEAM,
     "sampler": COMPUTE | BUS_SEAM,
     "router": {"core", "wire", "health", "text"} | BUS_SEAM | MODEL_SEAM,
+    # the front door: requests in, client messages to the router; sockets are libmicrohttpd's
+    "http": {"core", "wire", "text"},
     # all actors in one process, over a bus without sockets (cpud and the simulator)
     "host": COMPUTE | {"health", "text", "stage", "sampler", "router"} | BUS_SEAM,
 }
@@ -44,6 +46,7 @@ LIBRARY_HOME = {  # third-party headers that belong to one folder
     r"msgpack(\.hpp|\.h|/.*)": "wire",
     r"yaml-cpp/.*": "core",
     r"nettle/.*": "model",
+    r"microhttpd\.h": "http",
     r"(imm|emm|xmm|smm|nmm|avx)\w*intrin\.h": "kernel",
 }
 

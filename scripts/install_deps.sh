@@ -9,12 +9,14 @@ set -euo pipefail
 packages=(
     ca-certificates
     ccache
+    chromium
     doctest-dev
     g++
     git
     iproute2
     libcli11-dev
     libisal-dev
+    libmicrohttpd-dev
     libspdlog-dev
     libmsgpack-cxx-dev
     librandom123-dev
@@ -29,8 +31,10 @@ packages=(
     nlohmann-json3-dev
     pkg-config
     procps
+    prometheus-cpp-dev
     python3-dev
     python3-venv
+    tmux
 )
 readonly cargo_minor_min=87  # of cargo 1.x, for the text crate
 
@@ -48,7 +52,7 @@ fi
 check=0
 for word in "$@"; do
     case $word in
-        --long) packages+=(clang libclang-rt-14-dev) ;;
+        --long) packages+=(clang libclang-rt-14-dev prometheus) ;;
         --check) check=1 ;;
         *) echo "unknown option $word" >&2; exit 64 ;;
     esac

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -63,10 +63,14 @@ class AsyncConnection:
     due or patience ends. Callers wait for an asyncio.Event that the news of their request sets.
     """
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, silence_timeout_s: float) -> None:
-        self._link = Link(endpoint)
+    def __init__(
+        self, endpoints: Sequence[str], connect_timeout_s: float, silence_timeout_s: float
+    ) -> None:
+        self._link = Link(endpoints)
         self._connect_timeout_s = connect_timeout_s
-        self._session = Session(endpoint, silence_timeout_s, self._try_send)
+        self._session = Session(
+            ", ".join(endpoints), silence_timeout_s, self._try_send, self._link.go_elsewhere
+        )
         self._departures: deque[Departure] = deque()  # in the order of their deadlines
         self._loop = asyncio.get_running_loop()
         self._fd = self._link.fileno()
@@ -144,6 +148,11 @@ class AsyncConnection:
         """None: no answer within `timeout_s`."""
         reply = await self._ask(self._session.new_status(), timeout_s)
         return reply.status() if reply.ready else None
+
+    async def trace(self, request_id: str, timeout_s: float) -> tuple[dict[str, Any] | None] | None:
+        """None: no answer within `timeout_s`; within the answer: the request is not known."""
+        reply = await self._ask(self._session.new_trace(request_id), timeout_s)
+        return (reply.trace(),) if reply.ready else None
 
     async def departed(self, departure: Departure) -> None:
         """Waits until it has left. Raises ChatLoopError("unreachable") when it could not."""

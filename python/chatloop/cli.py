@@ -1,4 +1,4 @@
-"""The command line: chatloop generate | bench | status | ping."""
+"""The command line: chatloop generate | bench | status | top | trace | ping."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .bench.command import add_command as add_bench
 from .client import DEFAULT_ENDPOINT, Client
 from .errors import UNREACHABLE, ChatLoopError
 from .results import Generation
+from .view import top, trace
+from .view.stages import stage_rows
 
 EXIT_ERROR = 1
 EXIT_UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h
@@ -38,6 +40,7 @@ _SAMPLING = (
     ("min_tokens", int, "least tokens in the answer"),
     ("priority", int, "the higher goes first; default 0"),
     ("deadline_ms", int, "end with an error when the answer is not there by then"),
+    ("traceparent", str, "of the caller's trace (W3C Trace Context)"),
     ("model", str, "refuse to be served by another model"),
     ("logprobs", int, "log-probabilities of the tokens and of K rivals, in --json"),
     ("prompt_logprobs", int, "the same for the prompt"),
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         with Client(
-            options.endpoint,
+            options.endpoint.split(","),
             timeout_s=options.timeout,
             connect_timeout_s=options.connect_timeout,
         ) as client:
@@ -77,7 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    common.add_argument(
+        "--endpoint",
+        default=DEFAULT_ENDPOINT,
+        help="of the router, or of several, with commas; default: %(default)s",
+    )
     common.add_argument("--timeout", type=float, default=600.0, help="seconds between two pieces")
     common.add_argument("--connect-timeout", type=float, default=5.0, help="seconds")
     common.add_argument("--json", action="store_true", help="print one JSON object")
@@ -105,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", parents=[common], help="the router and its workers")
     status.set_defaults(run=_status)
+    top.add_command(commands, common)
+    trace.add_command(commands, common)
     ping = commands.add_parser("ping", parents=[common], help="is the router there?")
     ping.set_defaults(run=_ping)
     return parser
@@ -176,6 +185,9 @@ def _status(client: Client, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(info))
         return
+    rows = stage_rows(info) if info.get("workers") else []
+    events = info.pop("events", [])
+    requests = info.pop("requests", [])
     workers = info.pop("workers", [])
     routes, histograms = info.pop("routes", []), info.pop("histograms", {})
     for name, value in info.items():
@@ -193,6 +205,15 @@ def _status(client: Client, options: argparse.Namespace) -> None:
     for name, histogram in histograms.items():
         if sum(histogram["counts"]):
             print(f"{name:24} {_histogram_line(histogram)}")
+    for request in requests:
+        print(f"request      {top.printable(request['id'])}: {request['state']}, "
+              f"{request['prompt_tokens']} + {request['completion_tokens']} tokens, "
+              f"{top.duration(request['age_us'] / 1e6)}")
+    if rows:
+        print(flush=True)
+        top.make_console().print(top.stage_table(rows))
+    for event in events:
+        print(f"{top.duration(event['age_us'] / 1e6):>8} ago  {top.printable(event['text'])}")
 
 
 def _print_counters(label: str, counters: Mapping[str, int]) -> None:

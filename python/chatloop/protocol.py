@@ -14,9 +14,9 @@ from .results import Progress, TokenLogprob
 VERSION = 1
 FRONT_BYTES_MAX = 4 << 20  # the router drops the link of a client that sends more
 
-SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY = 1, 2, 3, 4, 5
+SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY, TRACE_QUERY = 1, 2, 3, 4, 5, 6
 ACCEPTED, PIECE, PROMPT_PIECE, DONE, ERROR, PONG, STATUS = 65, 66, 67, 68, 69, 70, 71
-CHOICE_DONE = 72
+CHOICE_DONE, TRACE = 72, 73
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,14 @@ class StatusMessage:
     info: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class TraceMessage:
+    request_id: str
+    trace: dict[str, Any] | None  # None: the router does not know the request
+
+
 RequestMessage: TypeAlias = Accepted | PieceMessage | PromptPiece | ChoiceDone | Done | Failure
-RouterMessage: TypeAlias = RequestMessage | PongMessage | StatusMessage
+RouterMessage: TypeAlias = RequestMessage | PongMessage | StatusMessage | TraceMessage
 
 
 # ---- client to router ----
@@ -127,6 +133,10 @@ def ping(nonce: int) -> bytes:
 
 def status_query() -> bytes:
     return _encode(STATUS_QUERY)
+
+
+def trace_query(request_id: str) -> bytes:
+    return _encode(TRACE_QUERY, request_id)
 
 
 def _encode(*body: Any) -> bytes:
@@ -263,6 +273,10 @@ def _status(info: Any) -> StatusMessage:
     return StatusMessage(_map(info))
 
 
+def _trace(request_id: Any, trace: Any) -> TraceMessage:
+    return TraceMessage(_text(request_id), None if trace is None else _map(trace))
+
+
 # Type -> (elements after it, decoder).
 _DECODERS: dict[int, tuple[int, Callable[..., RouterMessage]]] = {
     ACCEPTED: (2, _accepted),
@@ -273,6 +287,7 @@ _DECODERS: dict[int, tuple[int, Callable[..., RouterMessage]]] = {
     ERROR: (6, _failure),
     PONG: (2, _pong),
     STATUS: (1, _status),
+    TRACE: (2, _trace),
 }
 
 

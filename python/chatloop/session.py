@@ -7,35 +7,40 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from . import protocol
+from . import link, protocol
 from .errors import UNREACHABLE, ChatLoopError, closed, unreachable
 from .request import Request, no_news
 from .results import Pong
 
-PING_INTERVAL_S = 2.0  # while a request runs; the router gives a client up after 30 s of silence
+PING_INTERVAL_S = 0.5  # while a request runs; the router gives a client up after 30 s of silence
 DRAIN_MAX = 64  # messages taken at one look at the socket
 ATTEMPTS_MAX = 5  # routers that may lose one request before it fails
 
+Answer: TypeAlias = protocol.PongMessage | protocol.StatusMessage | protocol.TraceMessage
+
 
 class Reply:
-    """The answer to one PING or STATUS, once it is there."""
+    """The answer to one PING, STATUS or TRACE, once it is there."""
 
-    def __init__(self, question: bytes, nonce: int | None = None) -> None:
+    def __init__(
+        self, question: bytes, nonce: int | None = None, request_id: str | None = None
+    ) -> None:
         self.question = question
         self.nonce = nonce  # of a PING
+        self.request_id = request_id  # of a TRACE
         self.sent_s = 0.0
         self.on_news: Callable[[], None] = no_news  # when it is ready
         self._arrived_s = 0.0
-        self._message: protocol.PongMessage | protocol.StatusMessage | None = None
+        self._message: Answer | None = None
         self._error: ChatLoopError | None = None
 
     @property
     def ready(self) -> bool:
         return self._message is not None or self._error is not None
 
-    def answer(self, message: protocol.PongMessage | protocol.StatusMessage, now_s: float) -> None:
+    def answer(self, message: Answer, now_s: float) -> None:
         self._message = message
         self._arrived_s = now_s
         self.on_news()
@@ -58,18 +63,31 @@ class Reply:
         assert isinstance(self._message, protocol.StatusMessage)
         return self._message.info
 
+    def trace(self) -> dict[str, Any] | None:
+        """Of a TRACE that is ready. Raises its error."""
+        if self._error is not None:
+            raise self._error
+        assert isinstance(self._message, protocol.TraceMessage)
+        return self._message.trace
+
 
 class Session:
     """The running requests of one client, and what it knows about its router.
 
     send: takes a message if it can leave at once, and says whether it could. What must not be
     lost is sent by the caller, who then tells by `started` or `asked`. Times are monotonic.
+    go_elsewhere: connects to another router, if there is one, and says whether there is.
     """
 
     def __init__(
-        self, endpoint: str, silence_timeout_s: float, send: Callable[[bytes], bool]
+        self,
+        endpoint: str,
+        silence_timeout_s: float,
+        send: Callable[[bytes], bool],
+        go_elsewhere: Callable[[], bool],
     ) -> None:
         self._endpoint = endpoint
+        self._go_elsewhere = go_elsewhere
         self._silence_timeout_s = silence_timeout_s
         self._send = send
         self._requests: dict[str, Request] = {}
@@ -80,6 +98,7 @@ class Session:
         self._first_nonce = 0  # of the PING that asks who the router is
         self._next_ping_s = 0.0
         self._unanswered_s: float | None = None  # when we spoke first since the router did
+        self._moved_s = 0.0  # when we last went to another router
         self._served_s = 0.0  # when the socket was last looked at
         self.strays = 0  # messages of requests that are not known (any more), ignored
 
@@ -112,6 +131,9 @@ class Session:
 
     def new_status(self) -> Reply:
         return Reply(protocol.status_query())
+
+    def new_trace(self, request_id: str) -> Reply:
+        return Reply(protocol.trace_query(request_id), request_id=request_id)
 
     def asked(self, reply: Reply, now_s: float) -> None:
         """Its question was sent."""
@@ -162,7 +184,12 @@ class Session:
     def on_quiet(self, now_s: float) -> bool:
         """A look at the socket found nothing. True: the router was given up."""
         since_s = self._unanswered_s
-        if since_s is None or now_s - since_s < self._silence_timeout_s:
+        if since_s is None:
+            return False
+        if now_s - since_s < self._silence_timeout_s:
+            if now_s - max(since_s, self._moved_s) >= link.ELSEWHERE_S and self._go_elsewhere():
+                self._moved_s = now_s
+                self._next_ping_s = now_s  # whose answer tells that it is another one
             return False
         self._unanswered_s = None
         why = f"the router is silent for {self._silence_timeout_s:g} s"
@@ -180,7 +207,11 @@ class Session:
             self._on_pong(message, now_s)
         elif isinstance(message, protocol.StatusMessage):
             # The view is one and the same for all who ask.
-            self._answer([reply for reply in self._replies if reply.nonce is None], message, now_s)
+            waiting = [r for r in self._replies if r.nonce is None and r.request_id is None]
+            self._answer(waiting, message, now_s)
+        elif isinstance(message, protocol.TraceMessage):
+            waiting = [r for r in self._replies if r.request_id == message.request_id]
+            self._answer(waiting, message, now_s)
         elif message.request_id is None:
             assert isinstance(message, protocol.Failure)  # the only one without an id
             self._on_failure(message)
@@ -265,7 +296,7 @@ class Session:
     def _answer(
         self,
         replies: list[Reply],
-        message: protocol.PongMessage | protocol.StatusMessage,
+        message: Answer,
         now_s: float,
     ) -> None:
         for reply in replies:

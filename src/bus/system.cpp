@@ -107,6 +107,7 @@ sigset_t handled_signals() {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     sigaddset(&set, kParentDied);
     return set;
 }

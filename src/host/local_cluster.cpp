@@ -124,6 +124,12 @@ TimeUs LocalCluster::next_timer() const {
     return next;
 }
 
+bool LocalCluster::has_work() const {
+    return bus_.pending() > 0 || router_->has_work() ||
+           std::any_of(members_.begin(), members_.end(),
+                       [](const auto& member) { return member->worker->has_work(); });
+}
+
 bool LocalCluster::step(const std::function<size_t(size_t)>& choose,
                         const std::function<TimeUs()>& clock) {
     std::vector<Worker*> busy;

@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t kTokensAhead = 256;   // of a running answer, in the estimate of a route's load
 constexpr uint32_t kTypicalRows = 64;    // of a frame, for the price of a prompt row
 constexpr double kRateWeight = 0.3;      // of the last second
+constexpr double kRateLeast = 0.01;      // tokens/s that are told from none
 
 }  // namespace
 
@@ -28,6 +29,7 @@ void Router::enqueue(Sequence& sequence, TimeUs now) {
     queue_.push({sequence.id, sequence.client, sequence.parameters.priority,
                  uint64_t{sequence.prompt_count} + sequence.tokens_max});
     sequence.queued_at = now;
+    sequence.trace.begin(PhaseKind::kQueue, now);
     set_timeout(sequence);
 }
 
@@ -59,7 +61,7 @@ const Route* Router::choose_route(const Sequence& sequence) const {
     const Route* best = nullptr;
     double best_us = 0;
     for (const auto& [generation, route] : cluster_.routes()) {
-        if (!route.up || route.draining || route.kv->free_slots() == 0) continue;
+        if (!cluster_.takes_new(route) || route.kv->free_slots() == 0) continue;
         const Lane& lane = lanes_.at(generation);
         if (lane.sequences.size() >= sequences_max(route)) continue;
         const double us = queued_us(route, lane, sequence);
@@ -89,7 +91,8 @@ double Router::queued_us(const Route& route, const Lane& lane, const Sequence& s
 
 // The blocks of the prefix cache that the sequence may begin with.
 std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& sequence) const {
-    if (!config_.prefix_cache || sequence.wants_prompt_logprobs()) return {};
+    if (!config_.prefix_cache || sequence.wants_prompt_logprobs() || sequence.was_refused)
+        return {};
     return route.kv->find_prefix(sequence.ids);
 }
 
@@ -123,14 +126,22 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     sequence.generation = route.generation;
     sequence.rows_sent = static_cast<uint32_t>(prefix.size()) * kBlockRows;
     sequence.last_frame = 0;
+    sequence.confirmed = 0;
     sequence.blocks_sent = 0;
     sequence.lacks_block = sequence.gives_way = false;
     counters_.prefix_tokens += sequence.rows_sent;
     if (sequence.admitted_at == 0) {
         sequence.admitted_at = now;
+        sequence.cached_tokens = std::min(sequence.rows_sent, sequence.prompt_count);
+        if (sequence.choice == 0)
+            log_('i', "started: " + std::to_string(sequence.prompt_count) + " prompt tokens",
+                 sequence.request_id);
         if (sequence.choice == 0)
             histograms_.queue_ms.add(static_cast<double>(now - sequence.arrived_at) / 1000.0);
     }
+    const bool again = sequence.committed() > 0 || sequence.recovers;
+    sequence.trace.begin(again ? PhaseKind::kReplay : PhaseKind::kPrefill, now, route.generation);
+    ++metrics_.requests_routed;
     by_admission_[sequence.placement->admission] = sequence.id;
     lane.sequences.push_back(sequence.id);
     return true;
@@ -212,16 +223,9 @@ void Router::give_way(Sequence& sequence, TimeUs now) {
 void Router::preempt(Sequence& sequence, TimeUs now) {
     ++counters_.preemptions;
     log_('i', "preempted with " + std::to_string(sequence.committed()) + " tokens committed",
-         sequence.request_id);
+         span_of(*sequence.request));
     std::erase(lanes_.at(sequence.generation).sequences, sequence.id);
-    by_admission_.erase(sequence.placement->admission);
-    sequence.placement.reset();
-    sequence.generation = 0;
-    sequence.rows_sent = 0;
-    sequence.gives_way = sequence.lacks_block = false;
-    queue_.push_front({sequence.id, sequence.client, sequence.parameters.priority, 0});
-    sequence.queued_at = now;
-    set_timeout(sequence);
+    requeue(sequence, now);
 }
 
 // How long it may wait: for a place, and for workers when there are none.
@@ -251,7 +255,7 @@ void Router::preempt_idle(Generation generation, TimeUs now) {
 void Router::set_timeout(Sequence& sequence) {
     timeouts_.erase({sequence.timeout_at, sequence.id});
     sequence.timeout_at = sequence.deadline_at;
-    if (sequence.placement == nullptr)
+    if (is_waiting(sequence))
         sequence.timeout_at = std::min({sequence.timeout_at, queue_end(sequence),
                                         route_wait_end(sequence)});
     if (sequence.timeout_at != kNever) timeouts_.insert({sequence.timeout_at, sequence.id});
@@ -270,7 +274,9 @@ void Router::expire(TimeUs now) {
                             retry_after_ms()});
         } else if (!ready() && now >= route_wait_end(sequence)) {
             fail(sequence, {ErrorCode::kNoRoute,
-                            "no complete set of workers came up while the request waited"});
+                            "no complete set of workers came up while the request waited, with " +
+                                std::to_string(committed(*sequence.request)) +
+                                " tokens committed"});
         } else {  // it waits for a place, not for workers
             without_route_since_ = ready() ? now : without_route_since_;
             set_timeout(sequence);
@@ -285,6 +291,11 @@ void Router::note_rate(TimeUs now) {
                         static_cast<double>(now - rated_at_);
     if (running() > 0) tokens_per_s_ += kRateWeight * (rate - tokens_per_s_);
     tokens_rated_ = tokens;
+    const double generated = static_cast<double>(metrics_.tokens_generated - generated_rated_) *
+                             kSecondUs / static_cast<double>(now - rated_at_);
+    metrics_.tokens_per_s += kRateWeight * (generated - metrics_.tokens_per_s);
+    if (metrics_.tokens_per_s < kRateLeast) metrics_.tokens_per_s = 0;
+    generated_rated_ = metrics_.tokens_generated;
     rated_at_ = now;
 }
 

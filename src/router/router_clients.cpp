@@ -40,8 +40,10 @@ void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs n
         on_cancel(client, cancel->request_id, now);
     } else if (const auto* ping = std::get_if<wire::Ping>(&body)) {
         send(client, wire::Pong{ping->nonce, config_.cluster.incarnation});
+    } else if (const auto* trace = std::get_if<wire::TraceQuery>(&body)) {
+        send_trace(client, trace->request_id);
     } else {
-        send_status(client);
+        send(client, status());
     }
 }
 

@@ -51,10 +51,14 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
                 frame.data() + payload_at);
     wire::seal_frame(frame);
     CL_ASSERT(frame.size() - ids.size() * sizeof(uint32_t) <= kFrameOverheadBytes);
-    cluster_.debit(route, bytes);
+    cluster_.debit(*cluster_.find_route(route.generation), bytes);
     lane.sent = sent.number;
     if (lane.in_flight.empty()) lane.busy_since = now;
     if (sent.decode_rows > 0) histograms_.decode_rows.add(sent.decode_rows);
+    if (log_debug_)
+        log_('d', "frame " + std::to_string(sent.number) + " of route " +
+                      std::to_string(route.generation) + ": " + std::to_string(sent.items.size()) +
+                      " sequences, " + std::to_string(rows) + " rows", "");
     lane.in_flight.push_back(std::move(sent));
     outbox_.send_data(route.link, Message(std::move(frame)));
     ++counters_.frames_sent;
@@ -135,6 +139,7 @@ std::string Router::make_sample(const Sequence& sequence, uint32_t position, uin
         sample.frequency_penalty = parameters.frequency_penalty;
         sample.presence_penalty = parameters.presence_penalty;
         sample.history = sequence.history.counts();
+        if (sequence.matcher != nullptr) sample.allowed = sequence.allowed;
     }
     return wire::encode_sample(sample);
 }

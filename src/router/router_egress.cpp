@@ -32,10 +32,12 @@ void Router::on_result(Message bytes, TimeUs now) {
     InFlight sent = std::move(lane->second.in_flight.front());
     lane->second.in_flight.pop_front();
     lane->second.answered = header->number;
+    lane->second.answered_at = now;
     CL_ASSERT(sent.number == header->number);
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
     note_times(lane->second, sent, result.timings, now);
+    note_frame(sent, result.timings, now);
 
     const bool matches = std::equal(
         sent.items.begin(), sent.items.end(), result.items.begin(), result.items.end(),
@@ -65,6 +67,21 @@ void Router::note_times(Lane& lane, const InFlight& sent, std::span<const wire::
         wire_us -= int64_t{timings[hop].busy_us} + timings[hop].queue_us;
     }
     lane.wire_us += static_cast<uint64_t>(std::max<int64_t>(0, wire_us));
+    metrics_.wire_us += static_cast<uint64_t>(std::max<int64_t>(0, wire_us));
+    const auto worked = static_cast<uint64_t>(now - std::max(lane.busy_since, lane.noted_at));
+    lane.noted_at = now;
+    for (size_t hop = 0; hop < std::min(timings.size(), lane.times.size()); ++hop) {
+        if (lane.times[hop] == nullptr) continue;
+        const wire::HopTiming& timing = timings[hop];
+        WorkerTimes& times = *lane.times[hop];
+        times.step_s.add(timing.busy_us / 1e6);
+        times.response_s.add((0.0 + timing.busy_us + timing.queue_us) / 1e6);
+        times.busy_us += timing.busy_us;
+        times.queue_us += timing.queue_us;
+        times.work_us += worked;
+        times.rows += sent.shape.rows;
+        ++times.frames;
+    }
 }
 
 void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now) {
@@ -76,8 +93,7 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
     Sequence& sequence = *sequences_.at(admitted->second);
     switch (item.error) {
         case wire::ItemError::kNone: break;
-        case wire::ItemError::kRefused:
-            return fail(sequence, {ErrorCode::kWorkerLost, "a worker refused the sequence's rows"});
+        case wire::ItemError::kRefused: return on_refused(sequence, now);
         case wire::ItemError::kNonFinite:
             return fail(sequence,
                         {ErrorCode::kNonFinite, "the model produced a logit that is not finite"});
@@ -88,6 +104,9 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
         ++counters_.results_bad;
         return fail(sequence, {ErrorCode::kInternal, "the sampler answered what was not asked"});
     }
+    sequence.confirmed = sent.position + sent.rows;
+    if (sequence.suspicion && sequence.confirmed >= sequence.suspicion->row_end)
+        sequence.suspicion.reset();
     if (config_.prefix_cache)
         sent.placement->kv->publish(*sent.placement, sequence.ids, sent.position + sent.rows);
     wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
@@ -157,6 +176,7 @@ std::optional<wire::Done> Router::stop_rule(const Sequence& sequence, uint32_t t
 void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) {
     CL_ASSERT(sequence.rows_sent == sequence.ids.size());  // nothing is sent beyond the last commit
     ++counters_.tokens_committed;
+    sequence.recovers = sequence.was_refused = false;
     note_token(sequence, now);
     if (std::optional<wire::Done> done = stop_rule(sequence, output.token)) {
         send_rest(sequence);
@@ -165,6 +185,7 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
     Result<std::string> text = sequence.text->push(output.token);
     if (!text) return fail(sequence, text.error());
     sequence.append(output.token);
+    ++metrics_.tokens_generated;
     StopText::Step step = push_text(sequence, std::move(*text));
     send_piece(sequence, output, std::move(step.text));
     wire::Done done;
@@ -173,9 +194,11 @@ void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) 
         done.stop = *step.match;
         return finish(sequence, std::move(done), now);
     }
-    if (sequence.committed() < sequence.tokens_max) return;
+    const Result<bool> goes_on = advance(sequence, output.token);
+    if (!goes_on) return fail(sequence, goes_on.error());
+    if (*goes_on && sequence.committed() < sequence.tokens_max) return;
     send_rest(sequence);
-    done.finish_reason = "length";
+    done.finish_reason = *goes_on ? "length" : "stop";
     finish(sequence, std::move(done), now);
 }
 
@@ -194,6 +217,8 @@ void Router::note_token(Sequence& sequence, TimeUs now) {
         histograms_.token_ms.add(ms(now - sequence.last_token_at));
     }
     sequence.last_token_at = now;
+    if (sequence.trace.running() != PhaseKind::kDecode)
+        sequence.trace.begin(PhaseKind::kDecode, now, sequence.generation);
 }
 
 void Router::send_piece(Sequence& sequence, const wire::Output& output, std::string text) {

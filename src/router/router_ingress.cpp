@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 #include "chatloop/router/router.hpp"
 
@@ -24,6 +25,15 @@ uint64_t splitmix64(uint64_t& state) {
 }  // namespace
 
 uint64_t Router::draw_seed() { return splitmix64(seed_state_); }
+
+// The caller's, or a new one, of which a part is exported.
+TraceContext Router::trace_context(const std::string& traceparent) {
+    if (std::optional<TraceContext> given = parse_traceparent(traceparent)) return *given;
+    const uint64_t high = splitmix64(trace_state_) | 1;
+    const uint64_t low = splitmix64(trace_state_);
+    const bool sampled = static_cast<double>(low) < config_.trace_ratio * 0x1p64;
+    return {hex16(high) + hex16(low), "", sampled};
+}
 
 // Why a request cannot be taken at all; what needs its token ids is checked in prepare.
 Status Router::admissible(const std::string& client, const wire::Parameters& parameters,
@@ -53,13 +63,16 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     if (const std::shared_ptr<Request> running = find_request(client, request_id)) {
         if (attempt <= running->attempt) {
             ++counters_.rejected;  // without its id, which would end the request that runs
+            ++metrics_.ended[std::string(error_name(ErrorCode::kDuplicateId))];
             return reply_error(client, std::nullopt,
                                {ErrorCode::kDuplicateId, "request " + request_id + " is running"});
         }
         forget(*running);  // its client has lost the thread and takes it up again
+        note_ended(*running, "resumed", now);
     }
     if (const Status ok = admissible(client, parameters, resume); !ok) {
         ++counters_.rejected;
+        ++metrics_.ended[std::string(error_name(ok.error().code))];
         return reply_error(client, request_id, ok.error());
     }
     auto request = std::make_shared<Request>();
@@ -68,6 +81,7 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     request->choices = parameters.n;
     request->attempt = attempt;
     if (resume) request->resume = std::move(resume->progress);
+    request->trace = trace_context(parameters.traceparent);
     SequenceStart start;
     start.client = client;
     start.request_id = request_id;
@@ -78,6 +92,7 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     auto sequence = std::make_unique<Sequence>(std::move(start), request);
     sequence->id = ++last_sequence_;
     sequence->queued_at = now;
+    sequence->trace.begin(PhaseKind::kTokenization, now);
     request->running = {sequence->id};
     Client& entry = clients_[client];
     entry.heard_at = now;
@@ -110,10 +125,11 @@ void Router::run_unit(TimeUs now) {
 Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& parameters) const {
     if (const auto* ids = std::get_if<std::vector<uint32_t>>(&parameters.prompt)) return *ids;
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt)) {
-        std::vector<ChatMessage> chat;
+        Chat chat{{}, parameters.tools, parameters.chat_template_kwargs, true};
         for (const wire::Message& message : *messages)
-            chat.push_back({message.role, message.content});
-        return text_.encode_chat(chat, true);
+            chat.messages.push_back({message.role, message.content, message.has_content,
+                                     message.tool_calls, message.tool_call_id, message.name});
+        return text_.encode_chat(chat);
     }
     const std::string& prompt = std::get<std::string>(parameters.prompt);
     Result<std::vector<uint32_t>> ids = text_.encode_plain(prompt);
@@ -123,10 +139,11 @@ Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& para
 
 // Text that is far longer than any context holds is refused before it costs a text job's time.
 Status Router::check_prompt_bytes(const wire::Parameters& parameters) const {
-    uint64_t bytes = 0;
-    if (const auto* text = std::get_if<std::string>(&parameters.prompt)) bytes = text->size();
+    uint64_t bytes = parameters.tools.size() + parameters.chat_template_kwargs.size();
+    if (const auto* text = std::get_if<std::string>(&parameters.prompt)) bytes += text->size();
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt))
-        for (const wire::Message& message : *messages) bytes += message.content.size();
+        for (const wire::Message& message : *messages)
+            bytes += message.content.size() + message.tool_calls.size();
     const uint64_t bytes_max = std::min<uint64_t>(kBytesPerToken * config_.context_length,
                                                   kPromptBytesMax);
     if (bytes <= bytes_max) return Ok{};
@@ -177,7 +194,10 @@ Status Router::prepare(Sequence& sequence) {
     sequence.text = text_.stream(true);
     sequence.stop_text = StopText(parameters.stop);
     sequence.parameters.prompt = std::string();  // it is ids now
-    return check_sampling(sequence);
+    sequence.parameters.tools.clear();
+    sequence.parameters.chat_template_kwargs.clear();
+    if (const Status sampling = check_sampling(sequence); !sampling) return sampling;
+    return compile_constraint(sequence);
 }
 
 // What the sampler could not do, or a frame not carry.

@@ -9,6 +9,7 @@ namespace chatloop {
 // is left to do.
 void Router::begin(Sequence& sequence, TimeUs now) {
     std::optional<wire::Done> done;
+    if (sequence.constraint != nullptr) sequence.matcher = sequence.constraint->fork();
     if (const std::optional<wire::Progress>& resume = sequence.request->resume) {
         Result<std::optional<wire::Done>> replayed =
             replay_text(sequence, resume->choices[sequence.choice]);
@@ -17,6 +18,17 @@ void Router::begin(Sequence& sequence, TimeUs now) {
     }
     const bool asks_nothing = sequence.tokens_max == 0 && !sequence.wants_prompt_logprobs();
     const bool complete = sequence.tokens_max > 0 && sequence.committed() >= sequence.tokens_max;
+    if (!done && sequence.tokens_max > 0) {
+        const Result<bool> goes_on = constrain(sequence);
+        if (!goes_on) return fail(sequence, goes_on.error());
+        if (!*goes_on && sequence.committed() == 0)
+            return fail(sequence, {ErrorCode::kInvalidRequest,
+                                   "the constraint allows no answer but the empty one"});
+        if (!*goes_on) {
+            send_rest(sequence);
+            done.emplace().finish_reason = "stop";
+        }
+    }
     if (!done && (asks_nothing || complete)) {
         send_rest(sequence);
         done.emplace().finish_reason = "length";
@@ -36,6 +48,8 @@ Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
         if ((done = stop_rule(sequence, id))) continue;
         Result<std::string> text = sequence.text->push(id);
         if (!text) return text.error();
+        if (sequence.matcher != nullptr)
+            if (const Status fits = sequence.matcher->commit(id); !fits) return fits.error();
         sequence.append(id);
         StopText::Step step = push_text(sequence, std::move(*text));
         sequence.text_offset += step.text.size();
@@ -76,6 +90,7 @@ void Router::finish(Sequence& sequence, wire::Done done, TimeUs now) {
         send(request->client, wire::ChoiceDone{request->id, sequence.choice, done.finish_reason,
                                                done.stop, sequence.committed()});
     if (sequence.choice == 0) request->done = std::move(done);
+    sequence.trace.end(now);
     forget(sequence);
     begin_others(request, now);
     if (request->running.empty() && !request->ended) finish(*request, now);
@@ -89,20 +104,23 @@ void Router::finish(Request& request, TimeUs now) {
     wire::Done done = request.done;
     done.request_id = request.id;
     done.prompt_tokens = request.prompt_count;
+    done.cached_tokens = request.cached_tokens;
     done.completion_tokens = request.committed;
     done.queue_ms = ms(admitted - request.arrived_at);
     done.prefill_ms = ms(first - admitted);
     done.decode_ms = ms(now - first);
     log_('i', "done: " + done.finish_reason + ", " + std::to_string(done.prompt_tokens) + " + " +
-                  std::to_string(done.completion_tokens) + " tokens", request.id);
+                  std::to_string(done.completion_tokens) + " tokens", span_of(request));
+    note_ended(request, done.finish_reason, now);
     send(request.client, done);
 }
 
 // An error of one choice is the request's.
 void Router::fail(Sequence& sequence, const Error& error) {
     const std::shared_ptr<Request> request = sequence.request;
-    log_('w', std::string(error_name(error.code)) + ": " + error.message, request->id);
+    log_('w', std::string(error_name(error.code)) + ": " + error.message, span_of(*request));
     forget(*request);
+    note_ended(*request, std::string(error_name(error.code)), ticked_at_);
     reply_error(request->client, request->id, error, request->committed);
 }
 
@@ -129,15 +147,19 @@ void Router::forget(Sequence& sequence) {
     Request& request = *sequence.request;
     std::erase(request.running, id);
     request.committed += sequence.committed();
+    sequence.trace.end(ticked_at_);
+    request.traced.push_back({sequence.choice, sequence.trace.phases()});
     if (sequence.choice == 0) {
         request.prompt_count = sequence.prompt_count;
+        request.cached_tokens = sequence.cached_tokens;
         request.arrived_at = sequence.arrived_at;
         request.admitted_at = sequence.admitted_at;
         request.first_token_at = sequence.first_token_at;
     }
     if (sequence.placement != nullptr) by_admission_.erase(sequence.placement->admission);
-    if (const auto lane = lanes_.find(sequence.generation); lane != lanes_.end())
-        std::erase(lane->second.sequences, id);
+    for (auto* lanes : {&lanes_, &parked_})
+        if (const auto lane = lanes->find(sequence.generation); lane != lanes->end())
+            std::erase(lane->second.sequences, id);
     queue_.erase(id);
     settle_claim(id);
     if (sequence.admitted_at != 0) {  // it was charged for all that it might have generated

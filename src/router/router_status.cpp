@@ -1,30 +1,41 @@
 // STATUS: the router's view of its cluster and of its own work.
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
 
-void Router::send_status(const std::string& client) {
-    const auto state_name = [](wire::WorkerState state) {
-        switch (state) {
-            case wire::WorkerState::kLoading: return "loading";
-            case wire::WorkerState::kReady: return "ready";
-            case wire::WorkerState::kDraining: return "draining";
-        }
-        return "loading";
-    };
+namespace {
+
+const char* state_name(wire::WorkerState state) {
+    switch (state) {
+        case wire::WorkerState::kLoading: return "loading";
+        case wire::WorkerState::kReady: return "ready";
+        case wire::WorkerState::kDraining: return "draining";
+    }
+    return "loading";
+}
+
+wire::HistogramStatus status_of(const char* name, const Histogram& histogram) {
+    return {name, {histogram.bounds().begin(), histogram.bounds().end()}, histogram.counts(),
+            histogram.sum()};
+}
+
+uint64_t age_us(TimeUs since, TimeUs now) {
+    return static_cast<uint64_t>(std::max<TimeUs>(0, now - since));
+}
+
+}  // namespace
+
+wire::StatusReply Router::status() const {
     wire::StatusReply status;
     status.router = config_.cluster.name;
     status.model = config_.model_name;
     status.fingerprint = fingerprint_;
     status.ready = ready();
-    for (const auto& [incarnation, worker] : cluster_.workers()) {
-        wire::WorkerStatus entry{worker.hello.name, worker.hello.roles, worker.hello.layer_first,
-                                 worker.hello.layer_end, state_name(worker.state),
-                                 worker.hello.kernels, worker.hello.kv_cache_dtype, {}};
-        for (const wire::WorkerCounter& counter : wire::kWorkerCounters)
-            entry.counters.push_back({std::string(counter.name), worker.counters.*counter.value});
-        status.workers.push_back(std::move(entry));
-    }
+    for (const auto& [incarnation, worker] : cluster_.workers())
+        status.workers.push_back(worker_status(worker));
     for (const auto& [generation, route] : cluster_.routes())
         status.routes.push_back(route_status(route));
     status.running = static_cast<uint32_t>(running());
@@ -33,16 +44,54 @@ void Router::send_status(const std::string& client) {
     status.counters = all_counters();
     for (const auto& [code, count] : counters_.errors)
         status.errors.push_back({std::string(code), count});
-    const auto add = [&](const char* name, const Histogram& histogram) {
-        status.histograms.push_back({name,
-                                     {histogram.bounds().begin(), histogram.bounds().end()},
-                                     histogram.counts(), histogram.sum()});
-    };
-    add("queue_ms", histograms_.queue_ms);
-    add("time_to_first_token_ms", histograms_.first_token_ms);
-    add("inter_token_ms", histograms_.token_ms);
-    add("decode_rows", histograms_.decode_rows);
-    send(client, status);
+    status.histograms = {status_of("queue_ms", histograms_.queue_ms),
+                         status_of("time_to_first_token_ms", histograms_.first_token_ms),
+                         status_of("inter_token_ms", histograms_.token_ms),
+                         status_of("decode_rows", histograms_.decode_rows)};
+    status.uptime_us = started_at_ == 0 ? 0 : age_us(started_at_, ticked_at_);
+    status.requests = request_status();
+    for (const Event& event : events_)
+        status.events.push_back({event.number, age_us(event.at, ticked_at_), event.warning,
+                                 event.text});
+    return status;
+}
+
+wire::WorkerStatus Router::worker_status(const WorkerPeer& worker) const {
+    wire::WorkerStatus status;
+    status.name = worker.hello.name;
+    status.roles = worker.hello.roles;
+    status.layer_first = worker.hello.layer_first;
+    status.layer_end = worker.hello.layer_end;
+    status.state = state_name(worker.state);
+    status.kernels = worker.hello.kernels;
+    status.kv_cache_dtype = worker.hello.kv_cache_dtype;
+    for (const wire::WorkerCounter& counter : wire::kWorkerCounters)
+        status.counters.push_back({std::string(counter.name), worker.counters.*counter.value});
+    status.frames_held = worker.frames_held;
+    status.loop_gap_us = worker.loop_gap_us;
+    for (const uint8_t role : {wire::kRoleStage, wire::kRoleSampler}) {
+        const auto found = metrics_.workers.find({worker.hello.name, role});
+        if ((worker.hello.roles & role) == 0 || found == metrics_.workers.end()) continue;
+        const WorkerTimes& times = found->second;
+        status.work.push_back({role, times.frames, times.rows, times.busy_us, times.queue_us,
+                               times.work_us, status_of("step_s", times.step_s)});
+    }
+    return status;
+}
+
+// Of the oldest, one entry each: its first choice that runs.
+std::vector<wire::RequestStatus> Router::request_status() const {
+    std::vector<wire::RequestStatus> requests;
+    for (const auto& [id, sequence] : sequences_) {
+        if (requests.size() >= kStatusRequestsMax) break;
+        const Request& request = *sequence->request;
+        if (request.running.empty() || request.running.front() != id) continue;
+        const std::optional<PhaseKind> phase = sequence->trace.running();
+        requests.push_back({request.id, phase_name(phase.value_or(PhaseKind::kQueue)),
+                            sequence->prompt_count, committed(request),
+                            age_us(sequence->arrived_at, ticked_at_), sequence->generation});
+    }
+    return requests;
 }
 
 wire::RouteStatus Router::route_status(const Route& route) const {
@@ -72,7 +121,8 @@ wire::RouteStatus Router::route_status(const Route& route) const {
              {"frames", lane->frames},
              {"work_us", static_cast<uint64_t>(lane->work_us + std::max<TimeUs>(0, working))},
              {"wire_us", lane->wire_us},
-             {"credit_frames", credit_frames}})
+             {"credit_frames", credit_frames},
+             {"in_flight", lane->in_flight.size()}})
         status.counters.push_back(std::move(counter));
     return status;
 }
@@ -88,6 +138,8 @@ std::vector<wire::Counter> Router::all_counters() const {
         {"tokens_prefilled", own.tokens_prefilled},
         {"prefix_tokens", own.prefix_tokens},
         {"preemptions", own.preemptions},
+        {"recoveries", own.recoveries},
+        {"replays", own.replays},
         {"frames_sent", own.frames_sent},
         {"results", own.results},
         {"results_stale", own.results_stale},

@@ -20,6 +20,7 @@ enum ChatloopTextCode {
 
 typedef struct ChatloopTextEngine ChatloopTextEngine;
 typedef struct ChatloopTextStream ChatloopTextStream; /* may outlive its engine */
+typedef struct ChatloopTextMatcher ChatloopTextMatcher; /* this too */
 
 typedef struct ChatloopText {
     const uint8_t* data; /* borrowed for the call; any bytes */
@@ -29,7 +30,19 @@ typedef struct ChatloopText {
 typedef struct ChatloopTextMessage {
     ChatloopText role;
     ChatloopText content;
+    bool has_content;
+    ChatloopText tool_calls;   /* a JSON array, or empty */
+    ChatloopText tool_call_id; /* or empty */
+    ChatloopText name;         /* or empty */
 } ChatloopTextMessage;
+
+typedef struct ChatloopTextChat {
+    const ChatloopTextMessage* messages;
+    size_t count;
+    ChatloopText tools;     /* a JSON array, or empty */
+    ChatloopText arguments; /* of the template: a JSON object, or empty */
+    bool add_generation_prompt;
+} ChatloopTextChat;
 
 typedef struct ChatloopTextSink {
     void* context;
@@ -47,13 +60,13 @@ size_t chatloop_text_vocab_size(const ChatloopTextEngine* engine);
 int32_t chatloop_text_encode_plain(const ChatloopTextEngine* engine, ChatloopText text,
                                    ChatloopTextIdSink ids, ChatloopTextSink error);
 int32_t chatloop_text_encode_chat(const ChatloopTextEngine* engine,
-                                  const ChatloopTextMessage* messages, size_t count,
-                                  bool add_generation_prompt, ChatloopTextIdSink ids,
+                                  const ChatloopTextChat* chat, ChatloopTextIdSink ids,
                                   ChatloopTextSink error);
 int32_t chatloop_text_render_chat(const ChatloopTextEngine* engine,
-                                  const ChatloopTextMessage* messages, size_t count,
-                                  bool add_generation_prompt, ChatloopTextSink text,
+                                  const ChatloopTextChat* chat, ChatloopTextSink text,
                                   ChatloopTextSink error);
+/* Not called if there is no template. */
+void chatloop_text_chat_template(const ChatloopTextEngine* engine, ChatloopTextSink text);
 int32_t chatloop_text_decode(const ChatloopTextEngine* engine, const uint32_t* ids, size_t count,
                              bool skip_special, ChatloopTextSink text, ChatloopTextSink error);
 
@@ -62,6 +75,18 @@ int32_t chatloop_text_stream_push(ChatloopTextStream* stream, uint32_t id, Chatl
                                   ChatloopTextSink error);
 void chatloop_text_stream_finish(ChatloopTextStream* stream, ChatloopTextSink text);
 void chatloop_text_stream_free(ChatloopTextStream* stream);
+
+/* kind: ConstraintKind of core/constraint.hpp. */
+int32_t chatloop_text_matcher_new(const ChatloopTextEngine* engine, uint32_t kind,
+                                  const ChatloopText* texts, size_t count,
+                                  ChatloopTextMatcher** out, ChatloopTextSink error);
+int32_t chatloop_text_matcher_commit(ChatloopTextMatcher* matcher, uint32_t id,
+                                     ChatloopTextSink error);
+/* bits: bytes, not text; id i is bit i % 8 of byte i / 8. */
+int32_t chatloop_text_matcher_allowed(ChatloopTextMatcher* matcher, ChatloopTextSink bits,
+                                      bool* may_end, ChatloopTextSink error);
+ChatloopTextMatcher* chatloop_text_matcher_fork(const ChatloopTextMatcher* matcher);
+void chatloop_text_matcher_free(ChatloopTextMatcher* matcher);
 
 #ifdef __cplusplus
 }

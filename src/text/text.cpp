@@ -43,14 +43,25 @@ Result<T> collect(Call call) {
     return result;
 }
 
-std::vector<ChatloopTextMessage> borrow(const std::vector<ChatMessage>& messages) {
-    std::vector<ChatloopTextMessage> borrowed;
-    borrowed.reserve(messages.size());
-    for (const ChatMessage& message : messages) {
-        borrowed.push_back({borrow(message.role), borrow(message.content)});
+// A Chat for the time of a call.
+class BorrowedChat {
+public:
+    explicit BorrowedChat(const Chat& chat) {
+        messages_.reserve(chat.messages.size());
+        for (const ChatMessage& message : chat.messages) {
+            messages_.push_back({borrow(message.role), borrow(message.content),
+                                 message.has_content, borrow(message.tool_calls),
+                                 borrow(message.tool_call_id), borrow(message.name)});
+        }
+        chat_ = {messages_.data(), messages_.size(), borrow(chat.tools), borrow(chat.arguments),
+                 chat.add_generation_prompt};
     }
-    return borrowed;
-}
+    const ChatloopTextChat* get() const { return &chat_; }
+
+private:
+    std::vector<ChatloopTextMessage> messages_;
+    ChatloopTextChat chat_;
+};
 
 struct FreeEngine {
     void operator()(ChatloopTextEngine* engine) const { chatloop_text_free(engine); }
@@ -80,6 +91,38 @@ private:
     std::unique_ptr<ChatloopTextStream, FreeStream> stream_;
 };
 
+struct FreeMatcher {
+    void operator()(ChatloopTextMatcher* matcher) const { chatloop_text_matcher_free(matcher); }
+};
+
+class CrateMatcher final : public Matcher {
+public:
+    explicit CrateMatcher(ChatloopTextMatcher* matcher) : matcher_(matcher) {}
+
+    Status commit(uint32_t id) override {
+        std::string message;
+        const int32_t code = chatloop_text_matcher_commit(matcher_.get(), id, into(message));
+        if (code != CHATLOOP_TEXT_OK) return Error{error_code(code), std::move(message)};
+        return Ok{};
+    }
+
+    Result<AllowedTokens> allowed() override {
+        AllowedTokens allowed;
+        std::string message;
+        const int32_t code = chatloop_text_matcher_allowed(matcher_.get(), into(allowed.bits),
+                                                           &allowed.may_end, into(message));
+        if (code != CHATLOOP_TEXT_OK) return Error{error_code(code), std::move(message)};
+        return allowed;
+    }
+
+    std::unique_ptr<Matcher> fork() const override {
+        return std::make_unique<CrateMatcher>(chatloop_text_matcher_fork(matcher_.get()));
+    }
+
+private:
+    std::unique_ptr<ChatloopTextMatcher, FreeMatcher> matcher_;
+};
+
 class CrateEngine final : public TextEngine {
 public:
     explicit CrateEngine(ChatloopTextEngine* engine) : engine_(engine) {}
@@ -90,22 +133,36 @@ public:
         });
     }
 
-    Result<std::vector<uint32_t>> encode_chat(const std::vector<ChatMessage>& messages,
-                                              bool add_generation_prompt) const override {
-        const std::vector<ChatloopTextMessage> borrowed = borrow(messages);
+    Result<std::vector<uint32_t>> encode_chat(const Chat& chat) const override {
+        const BorrowedChat borrowed(chat);
         return collect<std::vector<uint32_t>>([&](ChatloopTextIdSink ids, ChatloopTextSink error) {
-            return chatloop_text_encode_chat(engine_.get(), borrowed.data(), borrowed.size(),
-                                             add_generation_prompt, ids, error);
+            return chatloop_text_encode_chat(engine_.get(), borrowed.get(), ids, error);
         });
     }
 
-    Result<std::string> render_chat(const std::vector<ChatMessage>& messages,
-                                    bool add_generation_prompt) const override {
-        const std::vector<ChatloopTextMessage> borrowed = borrow(messages);
+    Result<std::string> render_chat(const Chat& chat) const override {
+        const BorrowedChat borrowed(chat);
         return collect<std::string>([&](ChatloopTextSink text, ChatloopTextSink error) {
-            return chatloop_text_render_chat(engine_.get(), borrowed.data(), borrowed.size(),
-                                             add_generation_prompt, text, error);
+            return chatloop_text_render_chat(engine_.get(), borrowed.get(), text, error);
         });
+    }
+
+    std::string chat_template() const override {
+        std::string source;
+        chatloop_text_chat_template(engine_.get(), into(source));
+        return source;
+    }
+
+    Result<std::unique_ptr<Matcher>> match(const Constraint& constraint) const override {
+        std::vector<ChatloopText> texts;
+        for (const std::string& text : constraint.texts) texts.push_back(borrow(text));
+        ChatloopTextMatcher* matcher = nullptr;
+        std::string message;
+        const int32_t code = chatloop_text_matcher_new(
+            engine_.get(), static_cast<uint32_t>(constraint.kind), texts.data(), texts.size(),
+            &matcher, into(message));
+        if (code != CHATLOOP_TEXT_OK) return Error{error_code(code), std::move(message)};
+        return std::unique_ptr<Matcher>(std::make_unique<CrateMatcher>(matcher));
     }
 
     std::unique_ptr<TextStream> stream(bool skip_special) const override {

@@ -165,6 +165,12 @@ bool Cursor::take_nil() {
     return take(Head::kNil).has_value();
 }
 
+bool Cursor::next_is_bin() const {
+    size_t offset = offset_;
+    const std::optional<Head> head = read_head(bytes_, offset);
+    return !problem_->found() && head && head->kind == Head::kBin;
+}
+
 void Cursor::skip(std::string_view name) {
     if (problem_->found()) return;
     const std::optional<size_t> end = value_end(bytes_, offset_);

@@ -47,6 +47,7 @@ public:
     void numbers(std::string_view name, size_t count_max, uint32_t high,
                  std::vector<uint32_t>& values);
     bool take_nil();  // steps over a nil, if one is next
+    bool next_is_bin() const;
     void skip(std::string_view name);
 
 private:

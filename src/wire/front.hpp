@@ -15,6 +15,7 @@ enum class FrontType : uint8_t {
     kResume = 3,
     kPing = 4,
     kStatusQuery = 5,
+    kTraceQuery = 6,
     kAccepted = 65,
     kPiece = 66,
     kPromptPiece = 67,
@@ -23,6 +24,7 @@ enum class FrontType : uint8_t {
     kPong = 70,
     kStatusReply = 71,
     kChoiceDone = 72,
+    kTraceReply = 73,
 };
 
 inline constexpr size_t kFrontPrefix = 2;  // version and type
@@ -39,6 +41,9 @@ Progress read_progress(Value value, uint32_t choices);
 
 void write_status(Writer& writer, const StatusReply& status);
 StatusReply read_status(Value value);
+
+void write_trace(Writer& writer, const Trace& trace);
+Trace read_trace(Value value);
 
 // 16 hex digits.
 std::string read_fingerprint(Value value);

@@ -21,6 +21,9 @@ struct Encoder {
         write_progress(writer, m.progress);
     }
     void operator()(const Ping& m) { begin_front(writer, FrontType::kPing, 1).number(m.nonce); }
+    void operator()(const TraceQuery& m) {
+        begin_front(writer, FrontType::kTraceQuery, 1).str(m.request_id);
+    }
     void operator()(const StatusQuery&) { begin_front(writer, FrontType::kStatusQuery, 0); }
 };
 
@@ -32,6 +35,7 @@ std::optional<size_t> body_elements(uint8_t type) {
         case FrontType::kResume: return 4;
         case FrontType::kPing: return 1;
         case FrontType::kStatusQuery: return 0;
+        case FrontType::kTraceQuery: return 1;
         default: return std::nullopt;
     }
 }
@@ -62,6 +66,8 @@ ClientBody read_body(FrontType type, Fields& f, Problem& problem, ClientError& f
             return m;
         }
         case FrontType::kPing: return Ping{f.next("nonce").u64()};
+        case FrontType::kTraceQuery:
+            return TraceQuery{f.next("request_id").str(kRequestIdBytesMax)};
         default: return StatusQuery{};
     }
 }

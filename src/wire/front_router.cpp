@@ -60,9 +60,10 @@ struct Encoder {
     }
     void operator()(const Done& m) {
         begin_front(writer, FrontType::kDone, 2).str(m.request_id);
-        writer.map(7);
+        writer.map(8);
         write_end(writer, m.finish_reason, m.stop);
         writer.str("prompt_tokens").number(m.prompt_tokens);
+        writer.str("cached_tokens").number(m.cached_tokens);
         writer.str("completion_tokens").number(m.completion_tokens);
         writer.str("queue_ms").f64(m.queue_ms).str("prefill_ms").f64(m.prefill_ms);
         writer.str("decode_ms").f64(m.decode_ms);
@@ -75,6 +76,11 @@ struct Encoder {
     }
     void operator()(const Pong& m) {
         begin_front(writer, FrontType::kPong, 2).number(m.nonce).number(m.router);
+    }
+    void operator()(const TraceReply& m) {
+        begin_front(writer, FrontType::kTraceReply, 2).str(m.request_id);
+        if (m.trace) write_trace(writer, *m.trace);
+        else writer.nil();
     }
     void operator()(const StatusReply& m) {
         begin_front(writer, FrontType::kStatusReply, 1);
@@ -174,6 +180,7 @@ Done read_done(Fields& f) {
     Entries info = f.next("info").entries(kInfoEntriesMax);
     read_end(info, m.finish_reason, m.stop);
     m.prompt_tokens = info.take("prompt_tokens").u32();
+    m.cached_tokens = info.take("cached_tokens").u32();
     m.completion_tokens = info.take("completion_tokens").u32();
     m.queue_ms = info.take("queue_ms").duration();
     m.prefill_ms = info.take("prefill_ms").duration();
@@ -202,6 +209,14 @@ Pong read_pong(Fields& f) {
     return m;
 }
 
+TraceReply read_trace_reply(Fields& f) {
+    TraceReply m;
+    m.request_id = read_request_id(f);
+    const Value trace = f.next("trace");
+    if (!trace.is_nil()) m.trace = read_trace(trace);
+    return m;
+}
+
 struct BodyReader {
     size_t elements;
     RouterBody (*read)(Fields&);
@@ -222,6 +237,8 @@ std::optional<BodyReader> body_reader(uint8_t type) {
         case FrontType::kPong: return {{2, [](Fields& f) -> RouterBody { return read_pong(f); }}};
         case FrontType::kStatusReply:
             return {{1, [](Fields& f) -> RouterBody { return read_status(f.next("info")); }}};
+        case FrontType::kTraceReply:
+            return {{2, [](Fields& f) -> RouterBody { return read_trace_reply(f); }}};
         default: return std::nullopt;
     }
 }

@@ -9,7 +9,7 @@
 namespace chatloop::wire {
 namespace {
 
-constexpr size_t kParametersMax = 32;  // entries; the page knows 26
+constexpr size_t kParametersMax = 40;  // entries; the page knows 34
 
 const Parameters kDefaults;
 
@@ -66,10 +66,15 @@ std::vector<Message> read_messages(Value value, Problem& problem) {
     Fields list = value.list(1, kMessagesMax);
     std::vector<Message> messages;
     for (size_t i = 0; i < list.count() && !problem.found(); ++i) {
-        Entries entries = list.next().entries(2);
+        Entries entries = list.next().entries(5);
         Message message;
         message.role = entries.take("role").str(kNameBytesMax);
-        message.content = entries.take("content").str(kFrontBytesMax);
+        if (auto v = entries.find("tool_calls")) message.tool_calls = v->str(kFrontBytesMax);
+        if (auto v = entries.find("tool_call_id")) message.tool_call_id = v->str(kNameBytesMax);
+        if (auto v = entries.find("name")) message.name = v->str(kNameBytesMax);
+        const Value content = entries.take("content");
+        message.has_content = message.tool_calls.empty() || !content.is_nil();
+        if (message.has_content) message.content = content.str(kFrontBytesMax);
         entries.finish();
         messages.push_back(std::move(message));
     }
@@ -104,6 +109,59 @@ std::vector<std::string> read_stop(Value value) {
     return stop;
 }
 
+// One text that says what the answer must look like.
+void read_constraint_text(Entries& entries, std::string_view key, ConstraintKind kind,
+                          Parameters& parameters, Problem& problem) {
+    const std::optional<Value> value = entries.find(key);
+    if (!value) return;
+    if (parameters.constraint)
+        problem.fail(key, "is a second constraint: one of json_schema, json_object, regex, "
+                          "grammar and choice");
+    parameters.constraint = Constraint{kind, {value->str(kConstraintBytesMax)}};
+    if (parameters.constraint->texts[0].empty()) value->fail("is empty");
+}
+
+std::vector<std::string> read_choice_texts(Value value) {
+    Fields list = value.list(1, kConstraintTextsMax);
+    std::vector<std::string> texts;
+    size_t bytes = 0;
+    for (size_t i = 0; i < list.count(); ++i) {
+        texts.push_back(list.next().str(kConstraintBytesMax));
+        bytes += texts.back().size();
+        if (texts.back().empty()) value.fail("has an empty string");
+    }
+    if (bytes > kConstraintBytesMax) value.fail("is too long");
+    return texts;
+}
+
+void read_constraint(Entries& entries, Parameters& parameters, Problem& problem) {
+    if (auto v = entries.find("json_object"); v && v->boolean())
+        parameters.constraint = Constraint{ConstraintKind::kJsonObject, {}};
+    if (auto v = entries.find("choice")) {
+        if (parameters.constraint) problem.fail("choice", "is a second constraint");
+        parameters.constraint = Constraint{ConstraintKind::kChoice, read_choice_texts(*v)};
+    }
+    read_constraint_text(entries, "json_schema", ConstraintKind::kJsonSchema, parameters, problem);
+    read_constraint_text(entries, "regex", ConstraintKind::kRegex, parameters, problem);
+    read_constraint_text(entries, "grammar", ConstraintKind::kGrammar, parameters, problem);
+}
+
+void write_constraint(Writer& writer, const Constraint& constraint) {
+    switch (constraint.kind) {
+        case ConstraintKind::kJsonObject:
+            writer.str("json_object").boolean(true);
+            return;
+        case ConstraintKind::kChoice:
+            writer.str("choice").array(constraint.texts.size());
+            for (const std::string& text : constraint.texts) writer.str(text);
+            return;
+        case ConstraintKind::kJsonSchema: writer.str("json_schema"); break;
+        case ConstraintKind::kRegex: writer.str("regex"); break;
+        case ConstraintKind::kGrammar: writer.str("grammar"); break;
+    }
+    writer.str(constraint.texts.at(0));
+}
+
 std::optional<uint32_t> read_logprobs(Value value) {
     if (value.is_nil()) return std::nullopt;
     return read_u32(value, 0, kTopLogprobsMax);
@@ -115,7 +173,15 @@ void write_prompt(Writer& writer, const Parameters& parameters) {
     } else if (const auto* messages = std::get_if<std::vector<Message>>(&parameters.prompt)) {
         writer.str("messages").array(messages->size());
         for (const Message& message : *messages) {
-            writer.map(2).str("role").str(message.role).str("content").str(message.content);
+            const bool has_calls = !message.tool_calls.empty();
+            const bool has_id = !message.tool_call_id.empty();
+            const bool has_name = !message.name.empty();
+            writer.map(2 + has_calls + has_id + has_name).str("role").str(message.role);
+            writer.str("content");
+            message.has_content ? writer.str(message.content) : writer.nil();
+            if (has_calls) writer.str("tool_calls").str(message.tool_calls);
+            if (has_id) writer.str("tool_call_id").str(message.tool_call_id);
+            if (has_name) writer.str("name").str(message.name);
         }
     } else {
         writer.str("token_ids").numbers(std::get<std::vector<uint32_t>>(parameters.prompt));
@@ -133,8 +199,12 @@ void write_parameters(Writer& writer, const Parameters& p) {
     const bool has_model = !p.model.empty();
     const bool has_stop = !p.stop.empty();
     const bool has_bias = !p.logit_bias.empty();
+    const bool has_trace = !p.traceparent.empty();
+    const bool has_tools = !p.tools.empty();
+    const bool has_kwargs = !p.chat_template_kwargs.empty();
     writer.map(18 + has_model + p.seed.has_value() + has_stop + has_bias +
-               p.deadline_ms.has_value());
+               p.deadline_ms.has_value() + p.constraint.has_value() + has_tools + has_kwargs +
+               has_trace);
     write_prompt(writer, p);
     if (has_model) writer.str("model").str(p.model);
     writer.str("max_tokens").number(p.max_tokens);
@@ -163,6 +233,10 @@ void write_parameters(Writer& writer, const Parameters& p) {
     writer.str("ignore_eos").boolean(p.ignore_eos);
     writer.str("priority").signed_number(p.priority);
     if (p.deadline_ms) writer.str("deadline_ms").number(*p.deadline_ms);
+    if (has_trace) writer.str("traceparent").str(p.traceparent);
+    if (p.constraint) write_constraint(writer, *p.constraint);
+    if (has_tools) writer.str("tools").str(p.tools);
+    if (has_kwargs) writer.str("chat_template_kwargs").str(p.chat_template_kwargs);
 }
 
 Parameters read_parameters(Value value, Problem& problem) {
@@ -195,6 +269,14 @@ Parameters read_parameters(Value value, Problem& problem) {
     if (auto v = entries.find("ignore_eos")) p.ignore_eos = v->boolean();
     if (auto v = entries.find("priority")) p.priority = read_priority(*v);
     if (auto v = entries.find("deadline_ms")) p.deadline_ms = read_u32(*v, 1);
+    if (auto v = entries.find("traceparent")) p.traceparent = v->str(kNameBytesMax);
+    read_constraint(entries, p, problem);
+    const bool is_chat = std::holds_alternative<std::vector<Message>>(p.prompt);
+    if (auto v = entries.find("tools")) p.tools = v->str(kFrontBytesMax);
+    if (auto v = entries.find("chat_template_kwargs"))
+        p.chat_template_kwargs = v->str(kFrontBytesMax);
+    if (!is_chat && !(p.tools.empty() && p.chat_template_kwargs.empty()))
+        problem.fail("tools and chat_template_kwargs", "go with messages alone");
     entries.finish();
     return p;
 }

@@ -1,4 +1,6 @@
 // The sample element, which only the router writes and only the sampler reads.
+#include <bit>
+
 #include "chatloop/core/limits.hpp"
 #include "cursor.hpp"
 #include "writer.hpp"
@@ -6,8 +8,19 @@
 namespace chatloop::wire {
 namespace {
 
-enum ExtKey : uint32_t { kMaskedKey = 1, kBiasKey = 2, kPenaltiesKey = 3 };
-constexpr uint32_t kExtKeys = 3;
+enum ExtKey : uint32_t { kMaskedKey = 1, kBiasKey = 2, kPenaltiesKey = 3, kAllowedKey = 4 };
+constexpr uint32_t kExtKeys = 4;
+constexpr size_t kIdBytes = 5;  // of an id in an array, at most
+
+size_t count_bits(std::string_view bits) {
+    size_t count = 0;
+    for (const char byte : bits)
+        count += static_cast<size_t>(std::popcount(static_cast<uint8_t>(byte)));
+    return count;
+}
+
+// Few ids are shorter as an array, many as bits.
+bool shorter_as_ids(std::string_view bits) { return count_bits(bits) * kIdBytes < bits.size(); }
 
 float read_between(Cursor& cursor, std::string_view name, Problem& problem, float low,
                    float high) {
@@ -68,11 +81,43 @@ void read_penalties(Cursor& cursor, Problem& problem, Sample& sample) {
     }
 }
 
+// Bits, or ids ascending: both become bits.
+void read_allowed(Cursor& cursor, Problem& problem, Sample& sample) {
+    std::string& bits = sample.allowed.emplace();
+    if (cursor.next_is_bin()) {
+        bits = cursor.bin("sample allowed", kAllowedBytesMax);
+        if (bits.empty() || bits.back() == 0) problem.fail("sample allowed", "has no last id");
+        return;
+    }
+    constexpr uint32_t kIdsMax = 8 * kAllowedBytesMax;
+    uint32_t low = 0;
+    for (size_t left = cursor.array("sample allowed", 1, kIdsMax); left > 0 && !problem.found();
+         --left) {
+        const uint32_t id = cursor.u32("sample allowed id", low, kIdsMax - 1);
+        low = id + 1;
+        if (problem.found()) break;
+        bits.resize(id / 8 + 1);
+        bits[id / 8] = static_cast<char>(static_cast<uint8_t>(bits[id / 8]) | 1u << id % 8);
+    }
+}
+
+void write_allowed(Writer& writer, std::string_view bits) {
+    if (!shorter_as_ids(bits)) {
+        writer.bin(bits);
+        return;
+    }
+    writer.array(count_bits(bits));
+    for (size_t at = 0; at < bits.size(); ++at)
+        for (auto left = static_cast<uint8_t>(bits[at]); left != 0; left &= left - 1)
+            writer.number(8 * at + static_cast<size_t>(std::countr_zero(left)));
+}
+
 // An unknown key would change the answer, so it is an error here.
 void read_ext(Cursor& cursor, Problem& problem, Sample& sample) {
     sample.masked.clear();
     sample.logit_bias.clear();
     sample.history.clear();
+    sample.allowed.reset();
     sample.repetition_penalty = 1.0f;
     sample.frequency_penalty = sample.presence_penalty = 0.0f;
     uint32_t last_key = 0;
@@ -83,6 +128,7 @@ void read_ext(Cursor& cursor, Problem& problem, Sample& sample) {
             cursor.numbers("sample masked", kSampleBytesMax, UINT32_MAX, sample.masked);
         if (key == kBiasKey) read_bias(cursor, problem, sample);
         if (key == kPenaltiesKey) read_penalties(cursor, problem, sample);
+        if (key == kAllowedKey) read_allowed(cursor, problem, sample);
     }
 }
 
@@ -90,18 +136,22 @@ void write_ext(Writer& writer, const Sample& sample) {
     const bool has_mask = !sample.masked.empty();
     const bool has_bias = !sample.logit_bias.empty();
     const bool has_history = !sample.history.empty();
-    writer.map(has_mask + has_bias + has_history);
+    writer.map(has_mask + has_bias + has_history + sample.allowed.has_value());
     if (has_mask) writer.number(kMaskedKey).numbers(sample.masked);
     if (has_bias) {
         writer.number(kBiasKey).array(2 * sample.logit_bias.size());
         for (const LogitBias& bias : sample.logit_bias) writer.number(bias.token).f32(bias.bias);
     }
-    if (!has_history) return;
-    writer.number(kPenaltiesKey).array(4).f32(sample.repetition_penalty);
-    writer.f32(sample.frequency_penalty).f32(sample.presence_penalty);
-    writer.array(3 * sample.history.size());
-    for (const TokenCount& seen : sample.history)
-        writer.number(seen.token).number(seen.prompt).number(seen.output);
+    if (has_history) {
+        writer.number(kPenaltiesKey).array(4).f32(sample.repetition_penalty);
+        writer.f32(sample.frequency_penalty).f32(sample.presence_penalty);
+        writer.array(3 * sample.history.size());
+        for (const TokenCount& seen : sample.history)
+            writer.number(seen.token).number(seen.prompt).number(seen.output);
+    }
+    if (!sample.allowed) return;
+    writer.number(kAllowedKey);
+    write_allowed(writer, *sample.allowed);
 }
 
 }  // namespace

@@ -17,12 +17,31 @@ void write_counters(Writer& writer, const std::vector<Counter>& counters) {
     for (const Counter& counter : counters) writer.str(counter.name).number(counter.value);
 }
 
+void write_values(Writer& writer, const HistogramStatus& histogram) {
+    writer.map(3).str("bounds").array(histogram.bounds.size());
+    for (const double bound : histogram.bounds) writer.f64(bound);
+    writer.str("counts").array(histogram.counts.size());
+    for (const uint64_t count : histogram.counts) writer.number(count);
+    writer.str("sum").f64(histogram.sum);
+}
+
+void write_role(Writer& writer, const RoleStatus& work) {
+    writer.map(7).str("role").number(work.role).str("frames").number(work.frames);
+    writer.str("rows").number(work.rows).str("busy_us").number(work.busy_us);
+    writer.str("queue_us").number(work.queue_us).str("work_us").number(work.work_us);
+    write_values(writer.str("step_s"), work.step);
+}
+
 void write_worker(Writer& writer, const WorkerStatus& worker) {
-    writer.map(7).str("name").str(worker.name).str("roles").number(worker.roles);
+    writer.map(10).str("name").str(worker.name).str("roles").number(worker.roles);
     writer.str("layers").array(2).number(worker.layer_first).number(worker.layer_end);
     writer.str("state").str(worker.state).str("kernels").str(worker.kernels);
     writer.str("kv_cache_dtype").str(worker.kv_cache_dtype);
     write_counters(writer.str("counters"), worker.counters);
+    writer.str("frames_held").number(worker.frames_held);
+    writer.str("loop_gap_us").number(worker.loop_gap_us);
+    writer.str("work").array(worker.work.size());
+    for (const RoleStatus& work : worker.work) write_role(writer, work);
 }
 
 void write_route(Writer& writer, const RouteStatus& route) {
@@ -35,11 +54,19 @@ void write_route(Writer& writer, const RouteStatus& route) {
 }
 
 void write_histogram(Writer& writer, const HistogramStatus& histogram) {
-    writer.str(histogram.name).map(3).str("bounds").array(histogram.bounds.size());
-    for (const double bound : histogram.bounds) writer.f64(bound);
-    writer.str("counts").array(histogram.counts.size());
-    for (const uint64_t count : histogram.counts) writer.number(count);
-    writer.str("sum").f64(histogram.sum);
+    write_values(writer.str(histogram.name), histogram);
+}
+
+void write_request(Writer& writer, const RequestStatus& request) {
+    writer.map(6).str("id").str(request.id).str("state").str(request.state);
+    writer.str("prompt_tokens").number(request.prompt_tokens);
+    writer.str("completion_tokens").number(request.completion_tokens);
+    writer.str("age_us").number(request.age_us).str("generation").number(request.generation);
+}
+
+void write_event(Writer& writer, const EventStatus& event) {
+    writer.map(4).str("number").number(event.number).str("age_us").number(event.age_us);
+    writer.str("warning").boolean(event.warning).str("text").sentence(event.text);
 }
 
 // A map whose keys are names, each once.
@@ -64,6 +91,59 @@ std::vector<Counter> read_counters(Value value) {
     return counters;
 }
 
+HistogramStatus read_histogram(const std::string& name, Value value) {
+    Entries entries = value.entries(kInfoEntriesMax);
+    HistogramStatus histogram;
+    histogram.name = name;
+    Fields bounds = entries.take("bounds").list(0, kBucketsMax);
+    for (size_t i = 0; i < bounds.count(); ++i)
+        histogram.bounds.push_back(bounds.next("bound").duration());
+    Fields counts = entries.take("counts").fields(histogram.bounds.size() + 1);
+    for (size_t i = 0; i < counts.count(); ++i)
+        histogram.counts.push_back(counts.next("count").u64());
+    histogram.sum = entries.take("sum").duration();
+    entries.finish();
+    return histogram;
+}
+
+RoleStatus read_role(Value value) {
+    Entries entries = value.entries(kInfoEntriesMax);
+    RoleStatus work;
+    work.role = entries.take("role").u8(kRoleStage, kRoleSampler);
+    work.frames = entries.take("frames").u64();
+    work.rows = entries.take("rows").u64();
+    work.busy_us = entries.take("busy_us").u64();
+    work.queue_us = entries.take("queue_us").u64();
+    work.work_us = entries.take("work_us").u64();
+    work.step = read_histogram("step_s", entries.take("step_s"));
+    entries.finish();
+    return work;
+}
+
+RequestStatus read_request(Value value) {
+    Entries entries = value.entries(kInfoEntriesMax);
+    RequestStatus request;
+    request.id = entries.take("id").str(kRequestIdBytesMax);
+    request.state = entries.take("state").str(kNameBytesMax);
+    request.prompt_tokens = entries.take("prompt_tokens").u32();
+    request.completion_tokens = entries.take("completion_tokens").u32();
+    request.age_us = entries.take("age_us").u64();
+    request.generation = entries.take("generation").u64();
+    entries.finish();
+    return request;
+}
+
+EventStatus read_event(Value value) {
+    Entries entries = value.entries(kInfoEntriesMax);
+    EventStatus event;
+    event.number = entries.take("number").u64();
+    event.age_us = entries.take("age_us").u64();
+    event.warning = entries.take("warning").boolean();
+    event.text = entries.take("text").str(kNameBytesMax);
+    entries.finish();
+    return event;
+}
+
 WorkerStatus read_worker(Value value) {
     Entries entries = value.entries(kInfoEntriesMax);
     WorkerStatus worker;
@@ -76,6 +156,10 @@ WorkerStatus read_worker(Value value) {
     worker.kernels = entries.take("kernels").str(kNameBytesMax);
     worker.kv_cache_dtype = entries.take("kv_cache_dtype").str(kNameBytesMax);
     worker.counters = read_counters(entries.take("counters"));
+    worker.frames_held = entries.take("frames_held").u32();
+    worker.loop_gap_us = entries.take("loop_gap_us").u32();
+    Fields work = entries.take("work").list(0, 2);
+    for (size_t i = 0; i < work.count(); ++i) worker.work.push_back(read_role(work.next("work")));
     entries.finish();
     return worker;
 }
@@ -98,25 +182,10 @@ RouteStatus read_route(Value value) {
     return route;
 }
 
-HistogramStatus read_histogram(const std::string& name, Value value) {
-    Entries entries = value.entries(kInfoEntriesMax);
-    HistogramStatus histogram;
-    histogram.name = name;
-    Fields bounds = entries.take("bounds").list(0, kBucketsMax);
-    for (size_t i = 0; i < bounds.count(); ++i)
-        histogram.bounds.push_back(bounds.next("bound").duration());
-    Fields counts = entries.take("counts").fields(histogram.bounds.size() + 1);
-    for (size_t i = 0; i < counts.count(); ++i)
-        histogram.counts.push_back(counts.next("count").u64());
-    histogram.sum = entries.take("sum").duration();
-    entries.finish();
-    return histogram;
-}
-
 }  // namespace
 
 void write_status(Writer& writer, const StatusReply& m) {
-    writer.map(12).str("router").str(m.router).str("model").str(m.model);
+    writer.map(15).str("router").str(m.router).str("model").str(m.model);
     writer.str("fingerprint").str(m.fingerprint).str("ready").boolean(m.ready);
     writer.str("workers").array(m.workers.size());
     for (const WorkerStatus& worker : m.workers) write_worker(writer, worker);
@@ -128,6 +197,11 @@ void write_status(Writer& writer, const StatusReply& m) {
     write_counters(writer.str("errors"), m.errors);
     writer.str("histograms").map(m.histograms.size());
     for (const HistogramStatus& histogram : m.histograms) write_histogram(writer, histogram);
+    writer.str("uptime_us").number(m.uptime_us);
+    writer.str("requests").array(m.requests.size());
+    for (const RequestStatus& request : m.requests) write_request(writer, request);
+    writer.str("events").array(m.events.size());
+    for (const EventStatus& event : m.events) write_event(writer, event);
 }
 
 StatusReply read_status(Value value) {
@@ -151,6 +225,13 @@ StatusReply read_status(Value value) {
     read_named(info.take("histograms"), kCountersMax, [&](const std::string& name, Value entry) {
         m.histograms.push_back(read_histogram(name, entry));
     });
+    m.uptime_us = info.take("uptime_us").u64();
+    Fields requests = info.take("requests").list(0, kStatusRequestsMax);
+    for (size_t i = 0; i < requests.count(); ++i)
+        m.requests.push_back(read_request(requests.next("request")));
+    Fields events = info.take("events").list(0, kStatusEventsMax);
+    for (size_t i = 0; i < events.count(); ++i)
+        m.events.push_back(read_event(events.next("event")));
     info.finish();
     return m;
 }

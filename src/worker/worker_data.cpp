@@ -143,8 +143,21 @@ void Worker::unit_done(TimeUs now) {
     RoleState& role = *running_;
     running_ = nullptr;
     role.current->busy_us += now - unit_started_at_;
+    role.metrics.busy_us += now - unit_started_at_;
     if (role.unit_finished_frame) forward(role, now);
 }
+
+namespace {
+
+void note_frame(RoleMetrics& metrics, const FrameInHand& done) {
+    const auto seconds = [](TimeUs us) { return static_cast<double>(us) / kSecondUs; };
+    metrics.forward_s.add(seconds(done.busy_us));
+    metrics.queue_s.add(seconds(done.started_at - done.accepted_at));
+    metrics.items.add(static_cast<double>(done.frame.items.size()));
+    metrics.rows += done.frame.rows;
+}
+
+}  // namespace
 
 void Worker::forward(RoleState& role, TimeUs now) {
     FrameInHand& done = *role.current;
@@ -163,6 +176,8 @@ void Worker::forward(RoleState& role, TimeUs now) {
     std::vector<wire::HopTiming>& timings = done.frame.timings;
     if (timings.size() < kHopsMax)
         timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
+
+    note_frame(role.metrics, done);
 
     Message next = messages_.make(
         [&](wire::Bytes& bytes) { role.executor->finish(header, timings, bytes); });

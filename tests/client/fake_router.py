@@ -10,13 +10,22 @@ from typing import Any
 import msgpack
 import zmq
 
-SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY = 1, 2, 3, 4, 5
+SUBMIT, CANCEL, RESUME, PING, STATUS_QUERY, TRACE_QUERY = 1, 2, 3, 4, 5, 6
 ACCEPTED, PIECE, PROMPT_PIECE, DONE, ERROR, PONG, STATUS = 65, 66, 67, 68, 69, 70, 71
-CHOICE_DONE = 72
+CHOICE_DONE, TRACE = 72, 73
 
 FINGERPRINT = "00c0ffee00c0ffee"
 Handler = Callable[["FakeRouter", list[Any]], None]
 
+
+def _work(role: int, busy_us: int) -> dict[str, Any]:
+    return {"role": role, "frames": 4, "rows": 40, "busy_us": busy_us, "queue_us": busy_us // 3,
+            "work_us": 2 * busy_us, "step_s": {"bounds": [0.001, 0.01], "counts": [2, 2, 0],
+                                               "sum": 0.02}}
+
+
+_COUNTERS = {"frames_executed": 3, "frames_gap": 0, "headers_bad": 4, "cpu_ms": 0,
+             "memory_bytes": 0}
 
 STATUS_INFO = {
     "router": "fake",
@@ -24,18 +33,42 @@ STATUS_INFO = {
     "ready": True,
     "workers": [
         {"name": "w0", "roles": 3, "layers": [0, 8], "state": "ready", "kernels": "avx2",
-         "kv_cache_dtype": "f16"},
+         "kv_cache_dtype": "f16", "frames_held": 2, "loop_gap_us": 1500,
+         "counters": {"cpu_ms": 0, "memory_bytes": 64 << 20},
+         "work": [_work(1, 750), _work(2, 250)]},
         {"name": "w1", "roles": 2, "layers": [0, 0], "state": "loading", "kernels": "avx2",
-         "kv_cache_dtype": "",
-         "counters": {"frames_executed": 3, "frames_gap": 0, "headers_bad": 4}},
+         "kv_cache_dtype": "", "frames_held": 0, "loop_gap_us": 0, "work": [],
+         "counters": _COUNTERS},
     ],
     "routes": [{"generation": 3, "up": True, "running": 2,
                 "hops": [{"worker": "w0", "busy_us": 750}, {"worker": "w1", "busy_us": 0}],
-                "counters": {"work_us": 1000, "kv_held": 5, "kv_cached": 0}}],
+                "counters": {"work_us": 1000, "kv_held": 5, "kv_cached": 0, "kv_blocks": 20,
+                             "in_flight": 2}}],
     "histograms": {"queue_ms": {"bounds": [1.0, 2.5, 5.0], "counts": [3, 96, 0, 1], "sum": 250.0},
+                   "time_to_first_token_ms": {"bounds": [1.0], "counts": [0, 0], "sum": 0.0},
+                   "inter_token_ms": {"bounds": [1.0], "counts": [0, 0], "sum": 0.0},
                    "decode_rows": {"bounds": [1.0], "counts": [0, 0], "sum": 0.0}},
-    "counters": {"requests": 7, "rejected": 0, "routes_up": 1},
+    "counters": {"requests": 7, "rejected": 0, "routes_up": 1, "tokens_committed": 0,
+                 "routes_down": 0, "workers_lost": 0, "preemptions": 0},
     "errors": {},
+    "running": 2,
+    "waiting": 0,
+    "uptime_us": 10_000_000,
+    "requests": [{"id": "r\x1b[2J", "state": "decode", "prompt_tokens": 3,
+                  "completion_tokens": 5, "age_us": 1_500_000, "generation": 3}],
+    "events": [{"number": 1, "age_us": 2_000_000, "warning": True, "text": "route 2 is down"}],
+}
+
+
+TRACE_INFO = {
+    "trace_id": "0af7651916cd43dd8448eb211c80319c", "caller": "", "sampled": False,
+    "spans": [
+        ["request", 1, 0, 0, 100_000, {"request_id": "known", "prompt_tokens": 3}],
+        ["queue", 2, 1, 0, 25_000, {}],
+        ["decode", 3, 1, 25_000, 100_000, {"frames": 2}],
+        ["decode stage 0", 4, 3, 50_000, 90_000,
+         {"busy_us": 8000, "queue_us": 200, "frames": 2}],
+    ],
 }
 
 
@@ -145,6 +178,8 @@ class FakeRouter:
             answer = [1, PONG, body[1], self.incarnation]
         elif body[0] == STATUS_QUERY:
             answer = [1, STATUS, STATUS_INFO]
+        elif body[0] == TRACE_QUERY:
+            answer = [1, TRACE, body[1], TRACE_INFO if body[1] == "known" else None]
         else:
             self._peers[body[1]] = peer
             self._handler(self, body)

@@ -106,18 +106,27 @@ def test_status_and_ping() -> None:
     with FakeRouter(word_handler) as router:
         status = chatloop("status", "--endpoint", router.endpoint)
         ping = chatloop("ping", "--endpoint", router.endpoint)
-    assert status.stdout.splitlines() == [
+    lines = [line.rstrip() for line in status.stdout.splitlines()]
+    assert lines[:10] == [
         "router       fake",
         "model        fake",
         "ready        yes",
         "counters     requests 7, routes_up 1",
+        "running      2",
+        "waiting      0",
+        "uptime_us    10000000",
         "worker       w0: layers 0..7, sampler; ready, avx2 kernels, f16 KV cache",
+        "             memory_bytes 67108864",
         "worker       w1: sampler; loading, avx2 kernels",
+    ]
+    assert lines[10:14] == [
         "             frames_executed 3, headers_bad 4",
         "route        3: up, 2 running; w0 75% busy, w1 0% busy",
-        "             work_us 1000, kv_held 5",
+        "             work_us 1000, kv_held 5, kv_blocks 20, in_flight 2",
         "queue_ms                 100 times, mean 2.5, half <= 2.5, 99% <= 2.5",
     ]
+    assert lines[14] == "request      r\\u001b[2J: decode, 3 + 5 tokens, 1.5 s"
+    assert lines[-1] == "   2.0 s ago  route 2 is down"
     assert re.fullmatch(r"router 0000000000000007: [\d.]+ ms\n", ping.stdout)
 
 
@@ -184,3 +193,40 @@ def test_a_reader_that_goes_cancels_the_request_and_ends_quietly() -> None:
         assert process.stderr.read() == b""
         process.stderr.close()
         assert eventually(lambda: router.heard_of(CANCEL))
+
+
+def test_top_once_prints_a_table_and_json() -> None:
+    with FakeRouter(word_handler) as router:
+        options = ["--endpoint", router.endpoint, "--once", "--interval", "0.1"]
+        table = chatloop("top", *options, "--requests")
+        as_json = chatloop("top", *options, "--json")
+    assert (table.returncode, table.stderr) == (0, "")
+    assert "\x1b" not in table.stdout  # a request's id cannot write on the terminal
+    assert "fake  fake  ready" in table.stdout
+    rows = {line.split()[0]: line.split() for line in table.stdout.splitlines() if line.split()}
+    assert rows["stage"][-1] == "KV"
+    assert rows["w1"][1:3] == ["loading", "head"]
+    assert "r\\u001b[2J" in table.stdout and "route 2 is down" in table.stdout
+    shown = json.loads(as_json.stdout)
+    assert [row["worker"] for row in shown["stages"]] == ["w0", "w0", "w1"]
+    stage = shown["stages"][0]
+    assert (stage["layers"], stage["queue"], stage["in_flight"]) == ([0, 7], 2, 2)
+    assert (stage["kv_used"], stage["kv_blocks"]) == (5, 20)
+    assert stage["memory_bytes"] == 64 << 20
+    assert shown["header"]["running"] == 2
+
+
+def test_trace_draws_a_waterfall() -> None:
+    with FakeRouter(word_handler) as router:
+        drawn = chatloop("trace", "known", "--endpoint", router.endpoint)
+        as_json = chatloop("trace", "known", "--endpoint", router.endpoint, "--json")
+        unknown = chatloop("trace", "a\x1b", "--endpoint", router.endpoint)
+    lines = drawn.stdout.splitlines()
+    assert lines[0].startswith("trace 0af7651916cd43dd8448eb211c80319c  request_id=known")
+    bars = {line.split("  ")[0 if line[0] != " " else 1].strip(): line for line in lines[1:]}
+    assert abs(bars["request"].count("█") - 4 * bars["queue"].count("░")) < 4
+    assert lines[3].index("█") == lines[2].rindex("░") + 1  # decode begins where queue ends
+    assert lines[4].endswith("8.0 busy, 0.2 queued, 2 frames")
+    assert json.loads(as_json.stdout)["spans"][1][0] == "queue"
+    assert unknown.returncode == 1
+    assert unknown.stderr == "chatloop: the router does not know request a\\u001b (any more)\n"

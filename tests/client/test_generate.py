@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from typing import Any
 
@@ -65,6 +66,38 @@ def test_parameters_are_sent_under_their_names_and_only_when_given(connect: Conn
         client.generate(token_ids=range(3), stop=None)
         sent = [message[2] for message in router.heard_of(SUBMIT)]
     assert sent == [given, {"token_ids": [0, 1, 2]}]
+
+
+def test_constraints_and_tools_are_sent_as_json_text(connect: Connect) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call], "name": None},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "x", "tool_call_id": "c"},
+        {"role": "user", "content": [{"type": "image_url"}]},
+    ]
+    with FakeRouter(word_handler) as router, connect(router.endpoint) as client:
+        client.generate(messages=messages, tools=iter([{"type": "function"}]),
+                        json_schema={"type": "object"}, chat_template_kwargs={"a": True})
+        client.generate(prompt="x", choice=iter(["a", "b"]))
+        client.generate(prompt="x", json_schema="{}")
+        sent = [message[2] for message in router.heard_of(SUBMIT)]
+    calls = json.dumps([call])
+    assert sent[0] == {
+        "messages": [
+            {"role": "user", "content": "ab"},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "content": "x", "tool_call_id": "c"},
+            {"role": "user", "content": [{"type": "image_url"}]},  # the router's to refuse
+        ],
+        "tools": '[{"type": "function"}]',
+        "json_schema": '{"type": "object"}',
+        "chat_template_kwargs": '{"a": true}',
+    }
+    assert sent[1:] == [{"prompt": "x", "choice": ["a", "b"]}, {"prompt": "x", "json_schema": "{}"}]
+    assert messages[1]["tool_calls"] == [call]  # the caller's own stays as it is
 
 
 def test_a_sampled_request_without_a_seed_gets_one_of_its_own(connect: Connect) -> None:

@@ -12,7 +12,7 @@ from chatloop import AsyncClient, AsyncStream, Client, Stream
 
 PAIRS = [(Client, AsyncClient), (Stream, AsyncStream)]
 WAIT = {  # by class: what waits, and so is awaited
-    Client: {"generate", "cancel", "ping", "status", "keep_alive", "close"},
+    Client: {"generate", "cancel", "ping", "status", "trace", "keep_alive", "close"},
     Stream: {"cancel", "close"},
 }
 
@@ -55,5 +55,5 @@ def test_what_is_said_of_the_parameters_is_the_same() -> None:
         return lines[0].split()
 
     assert options(Client) == options(AsyncClient)
-    for name in ("generate", "resume", "cancel", "status"):
+    for name in ("generate", "resume", "cancel", "status", "trace"):
         assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name))

@@ -91,6 +91,16 @@ def smollm2_cluster(build, smollm2, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def http_cluster(build, smollm2, tmp_path_factory):
+    """As smollm2_cluster, with HTTP. Tests leave it running and idle."""
+    metrics = ["--metrics", "127.0.0.1:*"]
+    with Cluster(build, smollm2(2), tmp_path_factory.mktemp("http"), stage=metrics,
+                 router=["--http", "127.0.0.1:*", *metrics]) as cluster:
+        yield cluster
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
 def requests() -> list[dict]:
     """Eight different ones, greedy and sampled, of some seconds together."""
     return [{"prompt": prompt, "max_tokens": 32, "ignore_eos": True, "logprobs": 1,

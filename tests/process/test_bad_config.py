@@ -183,7 +183,7 @@ def test_the_examples_are_the_defaults(check, tiny_model, role):
 def test_what_has_no_effect_is_said(check, tiny_model):
     text = stage_yaml(tiny_model) + "observability: {otel_endpoint: 'http://jaeger:4317'}\n"
     code, _, said = check("stage", text)
-    assert code == 0 and "stage.yaml:4: observability.otel_endpoint has no effect yet" in said
+    assert code == 0 and "stage.yaml:4: observability.otel_endpoint has no effect here" in said
     code, _, said = check("router", f"model: {{path: {tiny_model}}}\n"
                                     "health_check_interval_secs: 10\nfailure_threshold: 5\n")
     assert code == 0 and "after 50 s" in said

@@ -32,6 +32,21 @@ void adjust(const wire::Parameters& p, const std::vector<uint32_t>& prompt,
     }
 }
 
+// What is not allowed is masked; stop ids are allowed where the constraint may end. False: it must.
+bool constrain(const wire::Parameters& p, const std::vector<uint32_t>& output,
+               std::vector<float>& z) {
+    if (!p.constraint) return true;
+    const AllowedTokens next = fake_allowed(p.constraint->texts[0], output);
+    bool any = false;
+    for (uint32_t id = 0; id < kVocab; ++id) {
+        const bool ends = id == 0 || contains(p.stop_token_ids, id);
+        const bool listed = (static_cast<uint8_t>(next.bits[id / 8]) >> id % 8 & 1) != 0;
+        any = any || (listed && !ends);
+        if (!(ends ? next.may_end : listed)) z[id] = -INFINITY;
+    }
+    return any;
+}
+
 // `choice` of a request, token by token.
 void expect_choice(const wire::Parameters& p, uint32_t stages, uint32_t number,
                    SimChoice& choice) {
@@ -48,9 +63,14 @@ void expect_choice(const wire::Parameters& p, uint32_t stages, uint32_t number,
     sampling.choice = number;
     SamplingScratch scratch;
     choice.expected_reason = "length";
-    for (uint32_t index = 0; index < p.max_tokens; ++index) {
+    for (uint32_t index = 0; index <= p.max_tokens && p.max_tokens > 0; ++index) {
         std::vector<float> logits(kVocab);
         hash_logits(hash_oracle(stages, ids).back(), logits.data());
+        if (!constrain(p, output, logits)) {
+            choice.expected_reason = "stop";
+            return;
+        }
+        if (index == p.max_tokens) return;
         adjust(p, prompt, output, logits);
         const uint32_t token = sample(*kernels, logits, sampling, index, scratch);
         if (token == 0 || contains(p.stop_token_ids, token)) {

@@ -16,11 +16,12 @@ using chatloop::sim::Mistake;
 
 constexpr int kUsageError = 99;  // a hard error for meson, in a test that should fail too
 
-constexpr std::array<std::pair<const char*, Mistake>, 4> kMistakes{{
+constexpr std::array<std::pair<const char*, Mistake>, 5> kMistakes{{
     {"kv-row", Mistake::kKvRow},
     {"block-alias", Mistake::kBlockAlias},
     {"batch-mate", Mistake::kBatchMate},
     {"text", Mistake::kText},
+    {"matcher", Mistake::kMatcher},
 }};
 
 struct Options {

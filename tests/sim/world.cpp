@@ -120,6 +120,8 @@ SimRequest World::make_request(uint32_t index) {
             p.logit_bias.push_back({id, static_cast<float>(random_.below(9)) - 4.0f});
     }
     if (random_.one_in(3)) p.stop_token_ids = {random_.below(kVocab), random_.below(kVocab)};
+    if (random_.one_in(4))
+        p.constraint = Constraint{ConstraintKind::kRegex, {std::to_string(random_.below(1000))}};
     if (random_.one_in(4)) p.n = 2 + random_.below(3);
     if (random_.one_in(3)) p.min_tokens = random_.below(p.max_tokens + 1);
     request.at = now_ + random_.below(400'000);

@@ -9,46 +9,36 @@
 //!    encoded with special tokens as text. A special token always separates sections, in Hugging
 //!    Face's encoding too, so the rest of the chat has the ids it has without the intrusion.
 //!
-//! Where a template looks into the contents or changes more than their outer white space, only the
-//! parts of contents that spell a special token are marked in step 1. Should that not match either,
-//! the chat is refused. (This marking cannot see a special token that the template itself would
-//! assemble from two pieces of contents.)
+//! Of the strings in tools and tool calls only the parts that spell a special token are marked: what
+//! a template writes of them is JSON, or it compares them. Where a template looks into the contents
+//! too, or changes more than their outer white space, the same holds for those. Should that not
+//! match either, the chat is refused. (This marking cannot see a special token that the template
+//! itself would assemble from two pieces of such texts.)
 //!
 //! Everything is linear in the bytes of the chat: three renderings at most, two searches, one encode.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+pub use crate::messages::Chat;
+use crate::messages::Place;
 use crate::spans::{trimmed_whole, Marking};
-use crate::template::{Message, Template};
+use crate::template::Template;
 use crate::tokenizer::{Match, Special, Tokenizer};
 
-const ROLE_BYTES_MAX: usize = 64;
-
-pub fn render(
-    template: &mut Template,
-    messages: &[Message],
-    add_generation_prompt: bool,
-) -> Result<String> {
-    // A role decides the template's branches and is written beside special tokens: never a nonce.
-    for Message { role, .. } in messages {
-        let plain = role.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-        if role.is_empty() || role.len() > ROLE_BYTES_MAX || !plain {
-            return Err(Error::invalid_request("a role is 1 to 64 letters, digits, '_' or '-'"));
-        }
-    }
-    template.render(messages, &contents(messages), add_generation_prompt)
+pub fn render(template: &mut Template, chat: &Chat, add_generation_prompt: bool) -> Result<String> {
+    template.render(chat, &plain_texts(chat), add_generation_prompt)
 }
 
 pub fn encode(
     tokenizer: &Tokenizer,
     template: &mut Template,
-    messages: &[Message],
+    chat: &Chat,
     add_generation_prompt: bool,
 ) -> Result<Vec<u32>> {
-    let text = render(template, messages, add_generation_prompt)?;
+    let text = render(template, chat, add_generation_prompt)?;
     let found = tokenizer.special_matches(&text);
-    let spans = user_spans(tokenizer, template, messages, add_generation_prompt, &text)?;
+    let spans = user_spans(tokenizer, template, chat, add_generation_prompt, &text)?;
     let own = template_matches(tokenizer, &text, &spans);
     if same_matches(&found, &own) {
         return tokenizer.encode(&text, Special::Recognized, false);
@@ -56,29 +46,34 @@ pub fn encode(
     encode_sections(tokenizer, &text, &own)
 }
 
-fn contents(messages: &[Message]) -> Vec<&str> {
-    messages.iter().map(|message| message.content.as_str()).collect()
+fn plain_texts(chat: &Chat) -> Vec<&str> {
+    chat.texts().into_iter().map(|(_, text)| text).collect()
 }
 
 fn user_spans(
     tokenizer: &Tokenizer,
     template: &mut Template,
-    messages: &[Message],
+    chat: &Chat,
     add_generation_prompt: bool,
     text: &str,
 ) -> Result<Vec<Range<usize>>> {
-    let contents = contents(messages);
+    let texts = plain_texts(chat);
+    let places: Vec<Place> = chat.texts().into_iter().map(|(place, _)| place).collect();
     let source = template.source().to_owned();
-    let whole = Marking::new(&contents, &[&source], trimmed_whole);
+    let special_parts = |_: usize, text: &str| -> Vec<Range<usize>> {
+        tokenizer.special_matches(text).into_iter().map(|found| found.start..found.end).collect()
+    };
+    let whole = Marking::new(&texts, &[&source], |index, text| match places[index] {
+        Place::Content => trimmed_whole(text),
+        Place::Structured => special_parts(index, text),
+    });
     // A template may well refuse a nonce, or loop on it until the fuel is used up.
-    if let Ok(rendered) = template.render(messages, &whole.contents, add_generation_prompt) {
+    if let Ok(rendered) = template.render(chat, &whole.contents, add_generation_prompt) {
         if let Some(spans) = whole.spans(&rendered, text) {
             return Ok(spans);
         }
     }
-    let special = Marking::new(&contents, &[&source], |content| {
-        tokenizer.special_matches(content).into_iter().map(|found| found.start..found.end).collect()
-    });
+    let special = Marking::new(&texts, &[&source], special_parts);
     if special.is_empty() {
         return Ok(Vec::new());
     }
@@ -88,7 +83,7 @@ fn user_spans(
         )
     };
     let rendered = template
-        .render(messages, &special.contents, add_generation_prompt)
+        .render(chat, &special.contents, add_generation_prompt)
         .map_err(|_| refused())?;
     special.spans(&rendered, text).ok_or_else(refused)
 }

@@ -1,22 +1,25 @@
 //! The C ABI, declared in src/text/chatloop_text.h. Results and error messages are handed to sinks,
 //! so no memory changes owner; a panic becomes an error.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::chat;
+use crate::chat::{self, Chat};
 use crate::config;
 use crate::error::{Code, Error, Result};
+use crate::grammar::Vocabulary;
+use crate::messages::Message;
 use crate::stream::Stream;
-use crate::template::{Message, Template};
+use crate::template::Template;
 use crate::tokenizer::{Special, Tokenizer};
 
 pub struct Engine {
-    tokenizer: Rc<Tokenizer>,
+    pub(crate) tokenizer: Rc<Tokenizer>,
     template: Option<RefCell<Template>>,
+    pub(crate) vocabulary: OnceCell<Vocabulary>,
 }
 
 /// Borrowed bytes, not yet known to be UTF-8. `data` may be null when `bytes` is 0.
@@ -30,6 +33,19 @@ pub struct Text {
 pub struct ChatMessage {
     role: Text,
     content: Text,
+    has_content: bool,
+    tool_calls: Text,   // a JSON array, or empty
+    tool_call_id: Text, // or empty
+    name: Text,         // or empty
+}
+
+#[repr(C)]
+pub struct ChatRequest {
+    messages: *const ChatMessage,
+    count: usize,
+    tools: Text,     // a JSON array, or empty
+    arguments: Text, // a JSON object, or empty
+    add_generation_prompt: bool,
 }
 
 #[repr(C)]
@@ -45,7 +61,7 @@ pub struct IdSink {
 }
 
 impl Text {
-    unsafe fn utf8<'a>(&self, what: &str) -> Result<&'a str> {
+    pub(crate) unsafe fn utf8<'a>(&self, what: &str) -> Result<&'a str> {
         std::str::from_utf8(slice(self.data, self.bytes))
             .map_err(|_| Error::new(Code::NotUtf8, format!("{what} is not UTF-8")))
     }
@@ -53,7 +69,11 @@ impl Text {
 
 impl TextSink {
     unsafe fn put(&self, text: &str) {
-        (self.take)(self.context, text.as_ptr(), text.len());
+        self.put_bytes(text.as_bytes());
+    }
+
+    pub(crate) unsafe fn put_bytes(&self, bytes: &[u8]) {
+        (self.take)(self.context, bytes.as_ptr(), bytes.len());
     }
 }
 
@@ -63,7 +83,7 @@ impl IdSink {
     }
 }
 
-unsafe fn slice<'a, T>(data: *const T, count: usize) -> &'a [T] {
+pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize) -> &'a [T] {
     if count == 0 {
         return &[];
     }
@@ -71,7 +91,7 @@ unsafe fn slice<'a, T>(data: *const T, count: usize) -> &'a [T] {
 }
 
 /// 0, or the error's code with its message in the sink.
-unsafe fn guarded(error: TextSink, body: impl FnOnce() -> Result<()>) -> i32 {
+pub(crate) unsafe fn guarded(error: TextSink, body: impl FnOnce() -> Result<()>) -> i32 {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
@@ -86,22 +106,35 @@ unsafe fn guarded(error: TextSink, body: impl FnOnce() -> Result<()>) -> i32 {
     }
 }
 
-unsafe fn chat_messages(messages: *const ChatMessage, count: usize) -> Result<Vec<Message>> {
-    slice(messages, count)
-        .iter()
-        .map(|message| {
-            let role = message.role.utf8("a message's role")?.to_owned();
-            let content = message.content.utf8("a message's content")?.to_owned();
-            Ok(Message { role, content })
-        })
-        .collect()
+impl ChatMessage {
+    unsafe fn read(&self) -> Result<Message> {
+        let content = self.content.utf8("a message's content")?;
+        Message::new(
+            self.role.utf8("a message's role")?,
+            self.has_content.then_some(content),
+            self.tool_calls.utf8("a message's tool_calls")?,
+            self.tool_call_id.utf8("a message's tool_call_id")?,
+            self.name.utf8("a message's name")?,
+        )
+    }
+}
+
+impl ChatRequest {
+    unsafe fn read(&self) -> Result<Chat> {
+        let messages = slice(self.messages, self.count)
+            .iter()
+            .map(|message| message.read())
+            .collect::<Result<Vec<Message>>>()?;
+        let tools = self.tools.utf8("tools")?;
+        Chat::new(messages, tools, self.arguments.utf8("chat_template_kwargs")?)
+    }
 }
 
 impl Engine {
     fn load(folder: &Path) -> Result<Self> {
         let template = Template::compile(&config::load(folder)?)?;
         let tokenizer = Rc::new(Tokenizer::load(folder)?);
-        Ok(Self { tokenizer, template: template.map(RefCell::new) })
+        Ok(Self { tokenizer, template: template.map(RefCell::new), vocabulary: OnceCell::new() })
     }
 
     fn template(&self) -> Result<std::cell::RefMut<'_, Template>> {
@@ -162,17 +195,16 @@ pub unsafe extern "C" fn chatloop_text_encode_plain(
 #[no_mangle]
 pub unsafe extern "C" fn chatloop_text_encode_chat(
     engine: *const Engine,
-    messages: *const ChatMessage,
-    count: usize,
-    add_generation_prompt: bool,
+    chat: *const ChatRequest,
     ids: IdSink,
     error: TextSink,
 ) -> i32 {
     guarded(error, || {
         let engine = &*engine;
-        let messages = chat_messages(messages, count)?;
+        let request = (*chat).read()?;
         let mut template = engine.template()?;
-        ids.put(&chat::encode(&engine.tokenizer, &mut template, &messages, add_generation_prompt)?);
+        let add_prompt = (*chat).add_generation_prompt;
+        ids.put(&chat::encode(&engine.tokenizer, &mut template, &request, add_prompt)?);
         Ok(())
     })
 }
@@ -182,18 +214,26 @@ pub unsafe extern "C" fn chatloop_text_encode_chat(
 #[no_mangle]
 pub unsafe extern "C" fn chatloop_text_render_chat(
     engine: *const Engine,
-    messages: *const ChatMessage,
-    count: usize,
-    add_generation_prompt: bool,
+    chat: *const ChatRequest,
     text: TextSink,
     error: TextSink,
 ) -> i32 {
     guarded(error, || {
-        let messages = chat_messages(messages, count)?;
+        let request = (*chat).read()?;
         let mut template = (*engine).template()?;
-        text.put(&chat::render(&mut template, &messages, add_generation_prompt)?);
+        text.put(&chat::render(&mut template, &request, (*chat).add_generation_prompt)?);
         Ok(())
     })
+}
+
+/// The source of the chat template; not called if there is none.
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn chatloop_text_chat_template(engine: *const Engine, text: TextSink) {
+    if let Some(template) = &(*engine).template {
+        text.put(template.borrow().source());
+    }
 }
 
 /// # Safety

@@ -17,19 +17,19 @@ pub struct Marking {
 }
 
 impl Marking {
-    /// Marks parts(content) of every content: ascending ranges. `others` are the texts beside the
-    /// contents that may reach the rendering.
+    /// Marks parts(index, content) of every content: ascending ranges. `others` are the texts beside
+    /// the contents that may reach the rendering.
     pub fn new<'a>(
         contents: &[&'a str],
         others: &[&str],
-        parts: impl Fn(&'a str) -> Vec<Range<usize>>,
+        parts: impl Fn(usize, &'a str) -> Vec<Range<usize>>,
     ) -> Self {
         let prefix = unused_prefix(contents.iter().chain(others).copied());
         let mut marking = Self { prefix, replaced: Vec::new(), contents: Vec::new() };
-        for content in contents {
+        for (index, content) in contents.iter().enumerate() {
             let mut marked = String::with_capacity(content.len());
             let mut at = 0;
-            for part in parts(content) {
+            for part in parts(index, content) {
                 marked.push_str(&content[at..part.start]);
                 marked.push_str(&format!("{}{}.", marking.prefix, marking.replaced.len()));
                 at = part.end;

@@ -1,17 +1,13 @@
 //! Chat templates, rendered with the settings of `transformers` (apply_chat_template).
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{merge_maps, Kwargs, Value};
 use minijinja::{context, Environment, Error as JinjaError, ErrorKind};
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-
-pub struct Message {
-    pub role: String,
-    pub content: String,
-}
+use crate::messages::Chat;
 
 /// A render may use this much work, and no more: one unit is an instruction or 64 bytes of data.
 /// The published templates need under 100 instructions for a message.
@@ -49,30 +45,26 @@ impl Template {
         &self.source
     }
 
-    /// `contents` stand in for the messages' own, index by index.
+    /// `texts` stand in for the chat's own, index by index.
     pub fn render<S: AsRef<str>>(
         &mut self,
-        messages: &[Message],
-        contents: &[S],
+        chat: &Chat,
+        texts: &[S],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let bytes: usize = contents.iter().map(|content| content.as_ref().len()).sum();
-        let fuel = FUEL_BASE + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64 / FUEL_BYTES;
+        let bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
+        let pieces = chat.message_count().max(texts.len()) as u64;
+        let fuel = FUEL_BASE + FUEL_PER_MESSAGE * pieces + bytes as u64 / FUEL_BYTES;
         self.environment.set_fuel(Some(fuel));
-        let values: Vec<Value> = messages
-            .iter()
-            .zip(contents)
-            .map(
-                |(message, content)| context! { role => message.role.as_str(), content => content.as_ref() },
-            )
-            .collect();
-        let context = context! {
-            messages => values,
-            add_generation_prompt => add_generation_prompt,
-            tools => Value::from(()),
+        let (messages, tools, arguments) = chat.values(texts, !self.source.contains("developer"));
+        let own = context! {
+            messages,
+            add_generation_prompt,
+            tools,
             documents => Value::from(()),
-            ..self.special_tokens.clone()
         };
+        // Of two values for a name the later one holds.
+        let context = merge_maps([arguments, self.special_tokens.clone(), own]);
         let template = self.environment.get_template("chat").map_err(Error::internal)?;
         template.render(context).map_err(request_error)
     }

@@ -1,6 +1,7 @@
 //! One tokenizer.json, encoded with special tokens recognized or as plain text, and decoded.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
 
 use tokenizers::{OffsetReferential, OffsetType, Tokenizer as HfTokenizer};
@@ -76,6 +77,24 @@ impl Tokenizer {
         self.hf.borrow().decode(ids, skip_special).map_err(Error::internal)
     }
 
+    /// The bytes of the text of every id, in order; behind `special_marker` for what is no text (a
+    /// special token, an id without a token). None if the tokenizer's decoder is not understood.
+    pub fn token_bytes(&self, special_marker: u8) -> Option<Vec<Vec<u8>>> {
+        let hf = self.hf.borrow();
+        let spelling = Spelling::of(&serde_json::to_value(hf.get_decoder()?).ok()?)?;
+        let added = hf.get_added_vocabulary().get_added_tokens_decoder();
+        let marked = |name: &str| [&[special_marker], name.as_bytes()].concat();
+        let bytes_of = |id: u32| {
+            let Some(token) = hf.id_to_token(id) else { return marked(&format!("<[{id}]>")) };
+            match added.get(&id) {
+                Some(known) if known.special => marked(&token),
+                Some(_) => token.into_bytes(),
+                None => spelling.bytes(&token).unwrap_or_else(|| marked(&format!("<[{id}]>"))),
+            }
+        };
+        Some((0..self.vocab_size() as u32).map(bytes_of).collect())
+    }
+
     /// Every special token in the text, found by the tokenizer's own matcher.
     pub fn special_matches(&self, text: &str) -> Vec<Match> {
         let mut hf = self.hf.borrow_mut();
@@ -99,6 +118,67 @@ impl Tokenizer {
         let decoder = hf.get_added_vocabulary().get_added_tokens_decoder();
         decoder.get(&id).map_or((false, false), |token| (token.lstrip, token.rstrip))
     }
+}
+
+/// How a decoder makes bytes of a token.
+enum Spelling {
+    ByteLevel(HashMap<char, u8>),
+    // <0xNN> is a byte if `byte_fallback`; `space` stands for a space.
+    Plain { byte_fallback: bool, space: Option<String> },
+}
+
+impl Spelling {
+    /// `decoder`: as tokenizer.json has it.
+    fn of(decoder: &serde_json::Value) -> Option<Self> {
+        let mut types = Vec::new();
+        collect_decoders(decoder, &mut types);
+        let find = |name: &str| types.iter().find(|one| one["type"] == name);
+        if find("ByteLevel").is_some() {
+            return Some(Self::ByteLevel(byte_level_alphabet()));
+        }
+        let replaced = types.iter().find(|one| one["type"] == "Replace" && one["content"] == " ");
+        let space = replaced.and_then(|one| one["pattern"]["String"].as_str());
+        let space = space.or_else(|| find("Metaspace")?["replacement"].as_str());
+        let byte_fallback = find("ByteFallback").is_some();
+        (byte_fallback || space.is_some())
+            .then(|| Self::Plain { byte_fallback, space: space.map(str::to_owned) })
+    }
+
+    fn bytes(&self, token: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::ByteLevel(alphabet) => {
+                token.chars().map(|one| alphabet.get(&one).copied()).collect()
+            }
+            Self::Plain { byte_fallback, space } => {
+                let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+                let byte = hex.filter(|hex| *byte_fallback && hex.len() == 2);
+                if let Some(byte) = byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    return Some(vec![byte]);
+                }
+                let text = match space {
+                    Some(space) => token.replace(space.as_str(), " "),
+                    None => token.to_owned(),
+                };
+                Some(text.into_bytes())
+            }
+        }
+    }
+}
+
+fn collect_decoders<'a>(decoder: &'a serde_json::Value, out: &mut Vec<&'a serde_json::Value>) {
+    match decoder["decoders"].as_array() {
+        Some(members) => members.iter().for_each(|member| collect_decoders(member, out)),
+        None => out.push(decoder),
+    }
+}
+
+/// The printable characters that byte-level BPE (GPT-2) writes for the 256 bytes: themselves where
+/// they are visible, else the next of those from U+0100 on.
+fn byte_level_alphabet() -> HashMap<char, u8> {
+    let mut others = 0x100u32..;
+    let visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let spell = |byte: u8| if visible(byte) { Some(byte.into()) } else { others.next() };
+    (0..=255u8).map(spell).filter_map(|code| char::from_u32(code?)).zip(0..=255u8).collect()
 }
 
 fn parse(json: &str) -> Result<HfTokenizer> {

@@ -34,8 +34,8 @@ void block_signals();
 // Every connection takes a descriptor: as many as the hard limit gives, up to kDescriptorsWanted.
 void raise_descriptor_limit();
 
-// SIGTERM, SIGINT and kParentDied as a readable descriptor. Made before anything that starts
-// threads, so that they are blocked everywhere; SIGPIPE is ignored from then on.
+// SIGTERM, SIGINT, SIGHUP and kParentDied as a readable descriptor. Made before anything that
+// starts threads, so that they are blocked everywhere; SIGPIPE is ignored from then on.
 class SignalFd {
 public:
     SignalFd();

@@ -19,8 +19,9 @@ inline constexpr uint32_t kItemBlocksMax = 4096;        // new KV blocks named b
 inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kLogitBiasMax = 1024;         // ids with a bias in one request
 inline constexpr uint32_t kHistoryIdsMax = 65536;       // different ids that penalties look at
+inline constexpr size_t kAllowedBytesMax = 64u << 10;   // a constraint's tokens, a bit each
 // Samples and block ids of a frame together; what else its items have is under 20 KiB. Those of one
-// item alone fit: 7 bytes an id, 10 a bias, 5 a mask, 5 a block.
+// item alone fit: 7 bytes an id, 10 a bias, 5 a mask, 5 a block, and the bits.
 inline constexpr size_t kFrameItemBytesMax = 640u << 10;
 inline constexpr size_t kBlockIdBytesMax = 5;           // msgpack
 
@@ -54,11 +55,24 @@ inline constexpr float kTemperatureMax = 100.0f;
 inline constexpr float kRepetitionPenaltyMax = 10.0f;
 inline constexpr float kPenaltyMax = 2.0f;              // presence and frequency, and -2
 inline constexpr float kBiasMax = 100.0f;               // and -100
+inline constexpr size_t kConstraintBytesMax = 128u << 10;  // of one request's constraint
+inline constexpr uint32_t kConstraintTextsMax = 1024;   // that a choice is among
 inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request
 inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message to a client
 inline constexpr uint32_t kCountersMax = 64;            // names in one map of STATUS
 inline constexpr uint32_t kBucketsMax = 64;             // of a histogram
+inline constexpr uint32_t kStatusRequestsMax = 64;      // that STATUS lists
+inline constexpr uint32_t kStatusEventsMax = 32;
+
+// Traces (router/trace.hpp).
+inline constexpr uint32_t kTracePhasesMax = 64;         // of one choice
+inline constexpr uint32_t kTraceSpansMax = 1024;        // of one request
+inline constexpr uint32_t kTracesKept = 256;            // of requests that have ended
+inline constexpr uint32_t kSpanAttributesMax = 16;
+
+// Observability (docs/observability.md).
+inline constexpr size_t kLogLineBytesMax = 4096;        // PIPE_BUF: a pipe takes it whole or not
 
 // What waits for clients that do not read (bus/egress.hpp). An answer of 8192 tokens with 32
 // log-probabilities each takes about 6 MiB.
@@ -66,6 +80,30 @@ inline constexpr size_t kEgressPeerBytesMax = 16u << 20;
 inline constexpr size_t kEgressBytesMax = 256u << 20;   // of all clients
 inline constexpr size_t kEgressMessageBytes = 128;      // of a waiting message, beside its own
 inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
+
+// HTTP (http/server.hpp).
+inline constexpr unsigned kHttpConnectionsMax = 4096;
+inline constexpr unsigned kHttpPeerConnectionsMax = 2048;  // of one address; a proxy is one
+inline constexpr size_t kHttpHeaderBytesMax = 32u << 10;   // of one request
+inline constexpr uint64_t kHttpBodyBytesMax = 8u << 20;
+inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that was refused
+inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
+inline constexpr int kHttpRequestsPerTurn = 16;
+inline constexpr size_t kHttpTurnBytesMax = 256u << 10;    // bodies that one turn looks at
+inline constexpr int64_t kHttpIdleUs = 60'000'000;  // until the headers of a request are here
+inline constexpr int64_t kHttpBodyUs = 60'000'000;         // then until its body is
+inline constexpr int64_t kHttpStallUs = 60'000'000;        // without a byte read by the client
+inline constexpr size_t kHttpStreamBytesMax = 16u << 20;   // that wait for one client
+inline constexpr size_t kHttpStreamsBytesMax = 256u << 20; // for all
+inline constexpr size_t kHttpPromptsMax = 256;             // of one /v1/completions
+inline constexpr size_t kHttpAnswerBytesMax = 32u << 20;   // that is not streamed, while it grows
+inline constexpr size_t kHttpJobsMax = 4096;               // requests that run
+inline constexpr size_t kHttpKeysMax = 1024;
+inline constexpr size_t kJsonDepthMax = 64;
+inline constexpr size_t kJsonValuesMax = 400'000;
+inline constexpr size_t kJsonMembersMax = 1024;            // of one object
+inline constexpr size_t kJsonAllMembersMax = 32'768;
+inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at once
 
 // Model files.
 inline constexpr size_t kMappedFilesMax = 256;          // in one process

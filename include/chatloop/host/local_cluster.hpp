@@ -52,6 +52,7 @@ public:
     void tick(TimeUs now);
     TimeUs next_timer() const;
 
+    bool has_work() const;  // step() finds something
     // Things that can happen now: a delivery, or one unit of an actor's work. `choose(n)` picks one
     // of n: deliveries first, what waits longest at 0. False when there is nothing. `clock` is read
     // around a unit.

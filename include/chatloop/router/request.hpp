@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "chatloop/core/clock.hpp"
 #include "chatloop/core/ids.hpp"
 #include "chatloop/router/token_history.hpp"
+#include "chatloop/router/trace.hpp"
+#include "chatloop/text/text.hpp"
 #include "chatloop/wire/messages.hpp"
 
 namespace chatloop {
@@ -24,6 +27,7 @@ struct SequenceStart {
     std::vector<uint32_t> ids;       // prompt, then committed tokens
     uint32_t prompt_count = 0;
     TokenHistory history;            // of ids, as far as a penalty looks at them
+    std::shared_ptr<const Matcher> constraint;  // compiled, before any token; or null
     TimeUs arrived_at = 0;
     TimeUs deadline_at = kNever;
 };
@@ -43,9 +47,13 @@ struct Request {
     wire::Done done;                        // reason and stop of choice 0
     // Of choice 0.
     uint32_t prompt_count = 0;
+    uint32_t cached_tokens = 0;
     TimeUs arrived_at = 0;
     TimeUs admitted_at = 0;
     TimeUs first_token_at = 0;
+
+    TraceContext trace;
+    std::vector<RequestTrace::Choice> traced;  // of choices that have ended
 };
 
 }  // namespace chatloop

@@ -6,8 +6,8 @@
 //     on_result -> credit -> commit -> stop rules -> text -> client
 //
 // One class over files by hop: router_ingress, router_requests, router_admission, router_frames,
-// router_dispatch, router_egress, router_clients, router (the rest). It owns no socket and reads no
-// clock.
+// router_dispatch, router_egress, router_constraint, router_clients, router_trace, recovery (after
+// a fault), router (the rest). It owns no socket and reads no clock.
 #pragma once
 
 #include <cstdint>
@@ -23,12 +23,16 @@
 
 #include "chatloop/bus/outbox.hpp"
 #include "chatloop/core/clock.hpp"
+#include "chatloop/core/histogram.hpp"
+#include "chatloop/core/log_span.hpp"
 #include "chatloop/router/admission_queue.hpp"
 #include "chatloop/router/cluster.hpp"
 #include "chatloop/router/cost_model.hpp"
-#include "chatloop/router/histogram.hpp"
+#include "chatloop/router/metrics.hpp"
+#include "chatloop/router/poison.hpp"
 #include "chatloop/router/preemption.hpp"
 #include "chatloop/router/sequence.hpp"
+#include "chatloop/router/trace.hpp"
 #include "chatloop/text/text.hpp"
 #include "chatloop/wire/codec.hpp"
 
@@ -42,6 +46,7 @@ struct RouterConfig {
     uint32_t bos_id = 0;
     std::vector<uint32_t> stop_ids;
     uint64_t seed = 0;                 // of the seeds that are drawn for clients
+    double trace_ratio = 0;            // of requests without a traceparent, to be exported
     uint32_t max_batch_size = 32;      // decode rows per frame
     uint32_t prefill_rows = 256;       // prefill rows per frame, whatever they cost
     TimeUs prefill_slice_us = 20 * kMillisecondUs;  // of a frame with prefill rows, on a stage
@@ -53,7 +58,7 @@ struct RouterConfig {
     uint32_t max_queue_size = 512;     // requests that wait
     TimeUs queue_timeout_us = 0;       // of a request that was not admitted; 0: none
     TimeUs route_wait_us = 60 * kSecondUs;     // a request waits that long for a route
-    TimeUs result_timeout_us = 120 * kSecondUs;
+    TimeUs result_timeout_us = 120 * kSecondUs;  // at the most; less when times are learnt
     TimeUs client_silence_us = 30 * kSecondUs;
     TimeUs drain_timeout_us = 30 * kSecondUs;
 };
@@ -75,6 +80,8 @@ struct RouterCounters {
     uint64_t tokens_prefilled = 0;     // prompt rows computed, replays too
     uint64_t prefix_tokens = 0;        // prompt rows found in the prefix cache
     uint64_t preemptions = 0;
+    uint64_t recoveries = 0;           // sequences that a fault or a hand-over interrupted
+    uint64_t replays = 0;              // of these, whose rows are computed again from the first
     std::map<std::string_view, uint64_t> errors;  // ERROR messages, by code
 };
 
@@ -98,8 +105,10 @@ struct SocketCounters {
 
 class Router final : private Cluster::Events {
 public:
-    // A line for the log: level 'i' or 'w', the text, the request id or "".
-    using Log = std::function<void(char level, const std::string& text, const std::string& id)>;
+    // A line for the log: level 'd', 'i' or 'w', the text, the request that it is about.
+    using Log = std::function<void(char level, const std::string& text, const LogSpan& span)>;
+    // The trace of a request that has ended and is to be exported.
+    using TraceSink = std::function<void(const wire::Trace& trace, TimeUs arrived_at)>;
 
     Router(const RouterConfig& config, Outbox& outbox, const TextEngine& text, Log log);
 
@@ -123,6 +132,10 @@ public:
     size_t waiting() const { return queue_.size() + text_jobs_.size(); }
     const RouterCounters& counters() const { return counters_; }
     const RouterHistograms& histograms() const { return histograms_; }
+    const RouterMetrics& metrics() const { return metrics_; }
+    wire::StatusReply status() const;
+    void set_trace_sink(TraceSink sink) { trace_sink_ = std::move(sink); }
+    void set_log_debug(bool on) { log_debug_ = on; }  // whether lines of level 'd' are made
     void note_sockets(const SocketCounters& sockets) { sockets_ = sockets; }
     const Cluster& cluster() const { return cluster_; }
 
@@ -149,16 +162,20 @@ private:
     struct Lane {
         FrameNumber sent = 0;
         FrameNumber answered = 0;
+        TimeUs answered_at = 0;
         std::deque<InFlight> in_flight;
         std::vector<SequenceId> sequences;  // in order of admission
         RouteCost cost;
         TimeUs hold_until = kNever;         // a frame waits for company (waits_for_company)
+        bool hands_over = false;            // no frames any more: others go on (hand_over)
         // For STATUS: the time with frames in flight, and by hop the time spent computing.
         TimeUs work_us = 0;
         TimeUs busy_since = 0;
         std::vector<uint64_t> busy_us;
         uint64_t wire_us = 0;
         uint64_t frames = 0;
+        TimeUs noted_at = 0;               // until then its work is in `times`
+        std::vector<WorkerTimes*> times;   // of the hops; null: too many workers came and went
     };
     struct Planned {
         Sequence* sequence = nullptr;
@@ -187,6 +204,9 @@ private:
     Status check_sampling(const Sequence& sequence) const;
     Status in_vocabulary(uint32_t id) const;
     Status accept(Sequence& sequence);
+    Status compile_constraint(Sequence& sequence) const;
+    Result<bool> constrain(Sequence& sequence) const;
+    Result<bool> advance(Sequence& sequence, uint32_t token) const;
     uint64_t draw_seed();
 
     // Admission.
@@ -214,9 +234,25 @@ private:
     void note_rate(TimeUs now);
     uint32_t retry_after_ms() const;
 
+    // Recovery.
+    void roll_back(Sequence& sequence);
+    void adopt(const Route& route, Lane& lane);
+    void requeue(Sequence& sequence, TimeUs now);
+    void on_refused(Sequence& sequence, TimeUs now);
+    bool is_waiting(const Sequence& sequence) const;  // for a place, or for its route to be back
+    TimeUs overdue_at(const Route& route, const Lane& lane) const;
+    void check_overdue(TimeUs now);
+    void hand_over(TimeUs now);
+    void note_accident(const Route& route, const Lane& lane, TimeUs now);
+    void judge(TimeUs now);
+    void suspect(const std::vector<ItemRows>& items);
+    void suspect_alone(Sequence& sequence, const ItemRows& item);
+
     // Frames.
     void fill_route(const Route& route, Lane& lane, TimeUs now);
     Ready ready_rows(const Lane& lane) const;
+    std::vector<Sequence*> runnable(const Lane& lane) const;
+    static void replays_first(std::vector<Sequence*>& prefill);
     uint32_t micro_batches(const Route& route, const Lane& lane, const Ready& ready) const;
     uint32_t frames_max(const Route& route, const Lane& lane, const Ready& ready) const;
     uint32_t decode_share(const Route& route, const Lane& lane, const Ready& ready) const;
@@ -270,14 +306,28 @@ private:
     std::shared_ptr<Request> find_request(const std::string& client,
                                           const std::string& request_id) const;
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
-    void send_status(const std::string& client);
+
+    // Observation.
+    void note_ended(Request& request, const std::string& reason, TimeUs at);
+    void note_frame(const InFlight& sent, std::span<const wire::HopTiming> timings, TimeUs now);
+    void note_event(bool warning, std::string text);
+    void send_trace(const std::string& client, const std::string& request_id);
+    RequestTrace trace_of(const Request& request, TimeUs at) const;
+    TraceContext trace_context(const std::string& traceparent);
+    LogSpan span_of(const Request& request) const { return {request.id, request.trace.trace_id}; }
+    WorkerTimes* times_of(const std::string& worker, uint8_t role);
+    wire::WorkerStatus worker_status(const WorkerPeer& worker) const;
+    std::vector<wire::RequestStatus> request_status() const;
     wire::RouteStatus route_status(const Route& route) const;
     std::vector<wire::Counter> all_counters() const;
 
     // Cluster::Events.
     void on_route_up(const Route& route) override;
-    void on_route_down(const Route& route, const std::string& why) override;
+    void on_route_down(const Route& route, const std::string& why, TimeUs now) override;
+    void on_kv_lost(Generation generation, const std::string& why, TimeUs now) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
+    void on_worker_died(Incarnation worker, TimeUs now) override;
+    void on_last_report(Incarnation worker, const wire::RouteReport& report) override;
 
     RouterConfig config_;
     Outbox& outbox_;
@@ -295,6 +345,9 @@ private:
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     std::map<Admission, SequenceId> by_admission_;
     std::map<Generation, Lane> lanes_;
+    std::map<Generation, Lane> parked_;  // of routes that are down, for a successor (Remains)
+    std::deque<Accident> accidents_;     // whose dead are not known yet
+    uint64_t last_group_ = 0;            // of suspects
     SequenceId last_sequence_ = 0;
     Admission last_admission_ = 0;
 
@@ -310,6 +363,25 @@ private:
     uint64_t tokens_rated_ = 0;
     TimeUs rated_at_ = 0;
     SocketCounters sockets_;
+    RouterMetrics metrics_;
+    uint64_t generated_rated_ = 0;
+    bool log_debug_ = false;
+    uint64_t trace_state_;
+    TraceSink trace_sink_;
+    struct EndedTrace {
+        std::string request_id;
+        wire::Trace trace;
+    };
+    std::deque<EndedTrace> traces_;  // the latest kTracesKept
+    struct Event {
+        uint64_t number = 0;
+        TimeUs at = 0;
+        bool warning = false;
+        std::string text;
+    };
+    std::deque<Event> events_;  // the latest kStatusEventsMax
+    uint64_t last_event_ = 0;
+    TimeUs started_at_ = 0;     // the first tick
 };
 
 }  // namespace chatloop

@@ -1,5 +1,5 @@
-// From the logits of a row to what rule 11 of docs/numerics.md samples from: masked ids, biases and
-// penalties, in its order.
+// From the logits of a row to what rule 11 of docs/numerics.md samples from: what is not allowed or
+// masked, biases and penalties, in its order.
 #pragma once
 
 #include <span>

@@ -11,15 +11,28 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "chatloop/core/constraint.hpp"
 #include "chatloop/core/result.hpp"
 
 namespace chatloop {
 
 struct ChatMessage {
-    std::string role;  // 1 to 64 letters, digits, '_' or '-'
+    std::string role;  // 1 to 64 letters, digits, '_' or '-'; "developer" where the template has it
     std::string content;
+    bool has_content = true;
+    std::string tool_calls = {};    // of an assistant: OpenAI's JSON array, or empty
+    std::string tool_call_id = {};  // of a tool's answer, or empty
+    std::string name = {};          // or empty
+};
+
+struct Chat {
+    std::vector<ChatMessage> messages;
+    std::string tools;      // OpenAI's JSON array, or empty
+    std::string arguments;  // JSON object of what else the template may look at, or empty
+    bool add_generation_prompt = true;
 };
 
 // The incremental detokenizer of one sequence. All that it returns is together the text of all ids.
@@ -34,6 +47,24 @@ public:
     virtual std::string finish() = 0;
 };
 
+// What may come next in a constrained answer.
+struct AllowedTokens {
+    std::string bits;      // bit i % 8 of byte i / 8: id i may come next
+    bool may_end = false;  // the answer may end here; without any bit it must
+};
+
+// A constraint after some tokens: a pure function of both. Each call's work is bounded; beyond the
+// bound it is kInvalidRequest.
+class Matcher {
+public:
+    virtual ~Matcher() = default;
+
+    // A token that is not allowed is kInvalidRequest, and nothing goes on from there.
+    virtual Status commit(uint32_t id) = 0;
+    virtual Result<AllowedTokens> allowed() = 0;
+    virtual std::unique_ptr<Matcher> fork() const = 0;  // independent, in the same state
+};
+
 class TextEngine {
 public:
     virtual ~TextEngine() = default;
@@ -44,10 +75,20 @@ public:
 
     // The ids of render_chat(), with special tokens where the template wrote them and text where a
     // message spells them.
-    virtual Result<std::vector<uint32_t>> encode_chat(const std::vector<ChatMessage>& messages,
-                                                      bool add_generation_prompt) const = 0;
-    virtual Result<std::string> render_chat(const std::vector<ChatMessage>& messages,
-                                            bool add_generation_prompt) const = 0;
+    virtual Result<std::vector<uint32_t>> encode_chat(const Chat& chat) const = 0;
+    virtual Result<std::string> render_chat(const Chat& chat) const = 0;
+    Result<std::vector<uint32_t>> encode_chat(std::vector<ChatMessage> messages,
+                                              bool add_generation_prompt) const {
+        return encode_chat(Chat{std::move(messages), {}, {}, add_generation_prompt});
+    }
+    Result<std::string> render_chat(std::vector<ChatMessage> messages,
+                                    bool add_generation_prompt) const {
+        return render_chat(Chat{std::move(messages), {}, {}, add_generation_prompt});
+    }
+    virtual std::string chat_template() const = 0;  // its source; empty if there is none
+
+    // kInvalidRequest says why the constraint is refused.
+    virtual Result<std::unique_ptr<Matcher>> match(const Constraint& constraint) const = 0;
 
     virtual std::unique_ptr<TextStream> stream(bool skip_special) const = 0;
     virtual Result<std::string> decode(std::span<const uint32_t> ids, bool skip_special) const = 0;

@@ -28,6 +28,15 @@ struct ClientError {
 std::variant<ClientBody, ClientError> decode_client(ByteView bytes);
 
 Bytes encode_router(const RouterBody& message);
+
+// What an exporter (python -m chatloop.telemetry) is told of where spans come from.
+struct TraceSource {
+    std::string service;
+    std::string instance;
+    std::string endpoint;  // of the collector that they are for
+};
+Bytes encode_export(const TraceSource& source, int64_t arrived_unix_us, const Trace& trace);
+
 Result<RouterBody> decode_router(ByteView bytes);
 
 // ---- data frames ----

@@ -99,6 +99,8 @@ struct WorkerCounters {
     uint64_t control_bad = 0;         // undecodable, of a replaced router, or for another role
     uint64_t messages_malformed = 0;  // of a wrong number of parts
     uint64_t sends_blocked = 0;       // frames that met a full queue
+    uint64_t cpu_ms = 0;              // that the process has taken
+    uint64_t memory_bytes = 0;        // resident, now
     bool operator==(const WorkerCounters&) const = default;
 };
 
@@ -108,7 +110,7 @@ struct WorkerCounter {
 };
 
 // In the order of HEARTBEAT; the names are STATUS's.
-inline constexpr std::array<WorkerCounter, 9> kWorkerCounters = {{
+inline constexpr std::array<WorkerCounter, 11> kWorkerCounters = {{
     {"frames_executed", &WorkerCounters::frames_executed},
     {"frames_fenced", &WorkerCounters::frames_fenced},
     {"frames_misdirected", &WorkerCounters::frames_misdirected},
@@ -118,6 +120,8 @@ inline constexpr std::array<WorkerCounter, 9> kWorkerCounters = {{
     {"control_bad", &WorkerCounters::control_bad},
     {"messages_malformed", &WorkerCounters::messages_malformed},
     {"sends_blocked", &WorkerCounters::sends_blocked},
+    {"cpu_ms", &WorkerCounters::cpu_ms},
+    {"memory_bytes", &WorkerCounters::memory_bytes},
 }};
 
 struct WorkerHeartbeat {

@@ -87,6 +87,9 @@ struct Sample {
     float frequency_penalty = 0.0f;
     float presence_penalty = 0.0f;
     std::vector<TokenCount> history;
+    // Ext key 4, of a constrained answer: what the token may be. Bit i % 8 of byte i / 8 is id i;
+    // not empty, and the last byte is not 0.
+    std::optional<std::string> allowed;
     bool operator==(const Sample&) const = default;
 };
 

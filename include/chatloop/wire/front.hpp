@@ -7,7 +7,9 @@
 #include <variant>
 #include <vector>
 
+#include "chatloop/core/constraint.hpp"
 #include "chatloop/core/ids.hpp"
+#include "chatloop/wire/spans.hpp"
 #include "chatloop/wire/status.hpp"
 
 namespace chatloop::wire {
@@ -17,6 +19,10 @@ namespace chatloop::wire {
 struct Message {
     std::string role;
     std::string content;
+    bool has_content = true;
+    std::string tool_calls = {};    // JSON array in OpenAI's form, or empty
+    std::string tool_call_id = {};  // or empty
+    std::string name = {};          // or empty
     bool operator==(const Message&) const = default;
 };
 
@@ -52,6 +58,10 @@ struct Parameters {
     bool ignore_eos = false;
     int32_t priority = 0;  // the higher first
     std::optional<uint32_t> deadline_ms;  // from its arrival
+    std::string traceparent;  // of W3C Trace Context; one that is not valid is ignored
+    std::optional<Constraint> constraint;
+    std::string tools;                 // for the chat template: JSON array, or empty
+    std::string chat_template_kwargs;  // JSON object of what else it may look at, or empty
 
     bool has_penalties() const {
         return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
@@ -95,7 +105,13 @@ struct StatusQuery {
     bool operator==(const StatusQuery&) const = default;
 };
 
-using ClientBody = std::variant<Submit, Cancel, Resume, Ping, StatusQuery>;
+// Asks what a request spent its time on, while it runs or as long as it is remembered.
+struct TraceQuery {
+    std::string request_id;
+    bool operator==(const TraceQuery&) const = default;
+};
+
+using ClientBody = std::variant<Submit, Cancel, Resume, Ping, StatusQuery, TraceQuery>;
 
 // ---- client front: router to client ----
 
@@ -156,6 +172,7 @@ struct Done {
     std::string finish_reason;
     Stop stop;
     uint32_t prompt_tokens = 0;
+    uint32_t cached_tokens = 0;  // of them, found in the prefix cache
     uint32_t completion_tokens = 0;
     double queue_ms = 0.0;
     double prefill_ms = 0.0;
@@ -179,7 +196,13 @@ struct Pong {
     bool operator==(const Pong&) const = default;
 };
 
-using RouterBody =
-    std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply, ChoiceDone>;
+struct TraceReply {
+    std::string request_id;
+    std::optional<Trace> trace;  // nothing: not known
+    bool operator==(const TraceReply&) const = default;
+};
+
+using RouterBody = std::variant<Accepted, Piece, PromptPiece, Done, Failure, Pong, StatusReply,
+                                ChoiceDone, TraceReply>;
 
 }  // namespace chatloop::wire

@@ -6,6 +6,7 @@
 #include "chatloop/wire/control.hpp"
 #include "chatloop/wire/frames.hpp"
 #include "chatloop/wire/front.hpp"
+#include "chatloop/wire/spans.hpp"
 
 namespace chatloop::wire {
 

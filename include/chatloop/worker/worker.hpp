@@ -21,6 +21,7 @@
 #include "chatloop/core/clock.hpp"
 #include "chatloop/wire/codec.hpp"
 #include "chatloop/worker/executor.hpp"
+#include "chatloop/worker/metrics.hpp"
 #include "chatloop/worker/session.hpp"
 
 namespace chatloop {
@@ -56,10 +57,20 @@ public:
     const std::optional<std::string>& rejection() const { return rejection_; }
     const wire::WorkerCounters& counters() const { return counters_; }
     void note_loop_gap(TimeUs gap_us);
+    // Of kRoleStage or kRoleSampler; null when this process does not have the role.
+    const RoleMetrics* metrics(uint8_t role) const;
+    uint32_t frames_held() const;  // queued or running, of all routers
+    wire::WorkerState state() const { return state_; }
+    uint32_t routes_installed() const;
     // What only the owner of the sockets sees, so far.
     void note_sockets(uint64_t malformed, uint64_t sends_blocked) {
         counters_.messages_malformed = malformed;
         counters_.sends_blocked = sends_blocked;
+    }
+    // What only the owner of the process sees, so far and now.
+    void note_process(uint64_t cpu_ms, uint64_t memory_bytes) {
+        counters_.cpu_ms = cpu_ms;
+        counters_.memory_bytes = memory_bytes;
     }
 
 private:
@@ -70,15 +81,16 @@ private:
         size_t share = 0;
         bool unit_finished_frame = false;
         size_t next_session = 0;  // whose frame is started next
+        RoleMetrics metrics;
     };
 
     void on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
                     TimeUs now);
     void on_route(RouterSession& session, const wire::Route& route, TimeUs now);
     bool can_be(const std::vector<wire::RouteHop>& hops) const;
-    void on_fence(RouterSession& session, Generation through);
-    void on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat);
-    void fence(RouterSession& session, Generation through);
+    void on_fence(RouterSession& session, Generation through, TimeUs now);
+    void on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat, TimeUs now);
+    void fence(RouterSession& session, Generation through, TimeUs now);
     void forget_router(RouterSession& session, TimeUs now);
     void report_ready(RouterSession& session, Generation generation, InstalledRoute& route);
 

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "chatloop/core/limits.hpp"
 #include "router_harness.hpp"
 
 using namespace chatloop;
@@ -81,7 +82,7 @@ TEST_CASE("what the sockets and the workers counted is there, too") {
     h.answer_bytes({0xc1});
     h.router->note_sockets({10, 20, 30, 4, 5, 6, 7});
     h.hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {{1, 0, 0, 0, true, true}},
-                                 {1, 2, 3, 4, 5, 6, 7, 8, 9}});
+                                 {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}});
     const wire::StatusReply status = status_of(h);
     const auto counters = by_name(status.counters);
     CHECK(counters.at("front_malformed") == 10);
@@ -93,7 +94,9 @@ TEST_CASE("what the sockets and the workers counted is there, too") {
     CHECK(counters.at("sends_blocked") == 7);
     REQUIRE(status.workers.size() == 1);
     const auto worker = by_name(status.workers[0].counters);
-    CHECK(worker.size() == 9);
+    CHECK(worker.size() == 11);
+    CHECK(worker.at("cpu_ms") == 10);
+    CHECK(worker.at("memory_bytes") == 11);
     CHECK(worker.at("frames_executed") == 1);
     CHECK(worker.at("messages_malformed") == 8);
 }
@@ -129,4 +132,52 @@ TEST_CASE("a route's hops, work and blocks, and how long everybody waited") {
     CHECK(counts.at("inter_token_ms") == 2);
     CHECK(counts.at("queue_ms") == 1);
     CHECK(counts.at("decode_rows") == 2);
+    REQUIRE(status.workers.at(0).work.size() == 2);
+    const wire::RoleStatus& stage = status.workers[0].work[0];
+    CHECK(stage.role == wire::kRoleStage);
+    CHECK(stage.frames == 3);
+    CHECK(stage.rows == 5);  // the prompt's three, then one a token
+    CHECK(stage.busy_us == 12'000);
+    CHECK(stage.queue_us == 300);
+    CHECK(stage.work_us == 18'000);
+    CHECK(stage.step.sum == doctest::Approx(0.012));
+    CHECK(status.workers[0].work[1].busy_us == 3'000);
+}
+
+TEST_CASE("requests under way and what happened are listed") {
+    UpRouter h;
+    h.submit("decodes", 3, 9);
+    h.answer(h.result_of(h.answered++));
+    h.submit("next", 2, 9);
+    h.now += 5000;
+    h.tick(0);
+    wire::StatusReply status = status_of(h);
+    REQUIRE(status.requests.size() == 2);
+    CHECK(status.requests[0].id == "decodes");
+    CHECK(status.requests[0].state == "decode");
+    CHECK(status.requests[0].prompt_tokens == 3);
+    CHECK(status.requests[0].completion_tokens == 1);
+    CHECK(status.requests[0].age_us >= 5000);
+    CHECK(status.requests[1].state == "prefill");
+    REQUIRE(status.events.size() == 2);
+    CHECK(status.events[0].text == "worker worker-1 joined");
+    CHECK(status.events[1].text == "route 1 is up");
+    CHECK(status.events[1].number == status.events[0].number + 1);
+    CHECK_FALSE(status.events[1].warning);
+    h.router->on_worker_gone(peer_of(kWorker), h.now);
+    status = status_of(h);
+    CHECK(status.requests.empty());
+    CHECK(std::any_of(status.events.begin(), status.events.end(),
+                      [](const wire::EventStatus& e) { return e.warning; }));
+}
+
+TEST_CASE("events are the latest ones, however many there were") {
+    UpRouter h;
+    for (uint32_t i = 0; i < kStatusEventsMax; ++i) {
+        h.router->on_worker_gone(peer_of(kWorker), h.now);
+        h.bring_up();
+    }
+    const wire::StatusReply status = status_of(h);
+    CHECK(status.events.size() == kStatusEventsMax);
+    CHECK(status.events.back().number > 2 * kStatusEventsMax);
 }

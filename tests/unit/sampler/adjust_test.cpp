@@ -111,6 +111,20 @@ TEST_CASE("what overflows stays finite, so that it can be sampled") {
     CHECK(adjusted(sample, {-kMost, 0, kMost})[0] == -kMost);
 }
 
+TEST_CASE("what is not allowed is masked, before all else") {
+    wire::Sample sample;
+    sample.allowed = std::string("\x05\x02", 2);  // 0, 2 and 9
+    sample.masked = {2};
+    sample.logit_bias = {{0, 1.0f}, {1, 100.0f}};
+    const std::vector<float> z = adjusted(sample, std::vector<float>(12, 1.0f));
+    for (uint32_t id = 0; id < z.size(); ++id) {
+        CAPTURE(id);
+        CHECK(z[id] == (id == 0 ? 2.0f : id == 9 ? 1.0f : -INFINITY));
+    }
+    sample.allowed = std::string("\xff\xff\xff", 3);  // more than the vocabulary has
+    CHECK(adjusted(sample, {0, 0, 0}) == std::vector<float>{1, 100, -INFINITY});
+}
+
 TEST_CASE("ids beyond the vocabulary are passed over") {
     wire::Sample sample;
     sample.masked = {2, UINT32_MAX};

@@ -78,10 +78,20 @@ std::vector<ClientBody> client_examples() {
     text.ignore_eos = true;
     text.priority = -7;
     text.deadline_ms = 30'000;
+    text.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     Parameters chat;
     chat.prompt = std::vector<Message>{{"system", "be brief"}, {"user", ""}};
+    chat.constraint = Constraint{ConstraintKind::kJsonSchema, {"{\"type\": \"integer\"}"}};
+    chat.tools = "[{\"type\": \"function\"}]";
+    chat.chat_template_kwargs = "{\"enable_thinking\": false}";
+    Message asks{"assistant", "", false, "[{\"id\": \"call_1\"}]", "", ""};
+    Message tells{"tool", "12 degrees", true, "", "call_1", "weather"};
+    Parameters tools = chat;
+    tools.prompt = std::vector<Message>{{"user", "?"}, asks, tells};
+    tools.constraint = Constraint{ConstraintKind::kJsonObject, {}};
     Parameters ids;
+    ids.constraint = Constraint{ConstraintKind::kChoice, {"yes", "no"}};
     ids.prompt = std::vector<uint32_t>{1, 70000, 3};
 
     Parameters choices = ids;
@@ -91,7 +101,8 @@ std::vector<ClientBody> client_examples() {
     const Progress of_two{{1}, {{4, 5}, {}}, 99, "0123456789abcdef"};
     return {Submit{"r-1", text},         Submit{"r-2", chat}, Cancel{"r-1"},
             Resume{"r-3", 2, ids, progress}, Ping{987654321},     StatusQuery{},
-            Resume{"r-4", 1, choices, of_two}};
+            Resume{"r-4", 1, choices, of_two},  Submit{"r-5", tools},
+            TraceQuery{"r-\"\n"}};
 }
 
 std::vector<RouterBody> router_examples() {
@@ -101,7 +112,7 @@ std::vector<RouterBody> router_examples() {
     piece_with_logprobs.choice = 15;
     piece_with_logprobs.logprobs = {entry, {9, -1e-40f, {}}};
 
-    Done by_string{"r", "stop", std::string("END"), 10, 20, 0.5, 1.5, 2.5};
+    Done by_string{"r", "stop", std::string("END"), 10, 4, 20, 0.5, 1.5, 2.5};
     Done by_id = by_string;
     by_id.stop = uint32_t{2};
     Done by_length = by_string;
@@ -116,11 +127,19 @@ std::vector<RouterBody> router_examples() {
     status.running = 2;
     status.waiting = 3;
     status.backlog_bytes = 70000;
-    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", "f16", {{"frames_gap", 3}}});
+    const HistogramStatus step{"step_s", {0.001, 0.5}, {3, 0, 1}, 2.5};
+    status.workers.push_back({"w", 1, 0, 15, "ready", "avx2", "f16", {{"frames_gap", 3}}, 4, 1500,
+                              {{1, 4, 64, 2'500'000, 100, 3'000'000, step}}});
+    status.uptime_us = 3'600'000'000;
+    status.requests = {{"r-1", "decode", 10, 3, 1234, 7}, {"r-2", "waiting", 0, 0, 0, 0}};
+    status.events = {{1, 5000, false, "worker w joined"}, {2, 0, true, "route 6 is down"}};
     status.counters = {{"requests", 5}, {"rejected", std::numeric_limits<uint64_t>::max()}};
     status.errors = {{"worker_lost", 2}};
     status.routes.push_back({7, true, {{"w", 1234}, {"v", 0}}, 2, {{"kv_held", 12}}});
     status.histograms = {{"queue_ms", {1.0, 2.5}, {3, 0, 1}, 9.25}, {"empty", {}, {0}, 0.0}};
+    const Span root{"request", 5, 0, 0, 1000, {{"request_id", "r"}, {"prompt_tokens", 3u}}};
+    const Trace trace{"0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", true,
+                      {root, {"decode stage 0", 6, 5, 10, 20, {}}}};
     return {
         Accepted{"r", {1, 2, 70000}, 5, "0123456789abcdef", "smollm2", {}},
         Accepted{"r", {}, 5, "0123456789abcdef", "smollm2", "hello"},
@@ -138,6 +157,8 @@ std::vector<RouterBody> router_examples() {
         status,
         ChoiceDone{"r", 1, "stop", std::string("END"), 20},
         ChoiceDone{"r", 0, "length", {}, 20},
+        TraceReply{"r", std::nullopt},
+        TraceReply{"r", trace},
     };
 }
 
@@ -159,6 +180,7 @@ Sample sample_example() {
     sample.frequency_penalty = -2.0f;
     sample.presence_penalty = 0.25f;
     sample.history = {{7, 0, 300}, {70000, 2, 0}};
+    sample.allowed = std::string("\x00\xff\x81", 3);
     return sample;
 }
 

@@ -297,6 +297,10 @@ TEST_CASE("a sample's numbers keep their ranges") {
         CHECK_FALSE(accepts([&](Sample& s) { s.logit_bias[1].bias = bad; }));
     CHECK_FALSE(accepts([](Sample& s) { s.logit_bias.resize(kLogitBiasMax + 1); }));
     CHECK_FALSE(accepts([](Sample& s) { s.history.resize(kHistoryIdsMax + 1); }));
+    CHECK(accepts([](Sample& s) { s.allowed = std::string(kAllowedBytesMax, '\xff'); }));
+    CHECK_FALSE(accepts([](Sample& s) { s.allowed = std::string(kAllowedBytesMax + 1, '\xff'); }));
+    CHECK_FALSE(accepts([](Sample& s) { s.allowed = ""; }));
+    CHECK_FALSE(accepts([](Sample& s) { s.allowed = std::string("\xff\0", 2); }));
 }
 
 TEST_CASE("the longest history, bias and mask together fit the samples of a frame") {
@@ -304,8 +308,30 @@ TEST_CASE("the longest history, bias and mask together fit the samples of a fram
     sample.masked.assign(2 * kStopTokenIdsMax, UINT32_MAX);
     sample.logit_bias.assign(kLogitBiasMax, {UINT32_MAX, 1.0f});
     sample.history.assign(kHistoryIdsMax, {UINT32_MAX, 0, 1});  // counts of 128 cost others theirs
+    sample.allowed = std::string(kAllowedBytesMax, '\xff');
     CHECK(encode_sample(sample).size() <= kFrameItemBytesMax);
     CHECK(decode_sample(encode_sample(sample), 2).ok());
+}
+
+TEST_CASE("what is allowed travels as ids or as bits, whichever is shorter") {
+    for (const uint32_t last : {0u, 7u, 8u, 49151u}) {
+        for (const uint32_t step : {1u, 3u, 40u, 41u, 1000u}) {
+            CAPTURE(last);
+            CAPTURE(step);
+            std::string bits(last / 8 + 1, '\0');
+            size_t count = 0;
+            for (uint32_t id = last % step; id <= last; id += step, ++count)
+                bits[id / 8] = static_cast<char>(static_cast<uint8_t>(bits[id / 8]) | 1u << id % 8);
+            Sample sample;
+            const size_t without = encode_sample(sample).size();
+            sample.allowed = bits;
+            const std::string bytes = encode_sample(sample);
+            CHECK(bytes.size() - without <= 7 + std::min(bits.size(), 5 * count));
+            const auto decoded = decode_sample(bytes, 1);
+            REQUIRE(decoded.ok());
+            CHECK(*decoded->allowed == bits);
+        }
+    }
 }
 
 TEST_CASE("a sample's ext has each key once, in order, and no other") {
@@ -321,7 +347,13 @@ TEST_CASE("a sample's ext has each key once, in order, and no other") {
     CHECK(with_ext({0x82, 1, 0x91, 7, 2, 0x90}));
     CHECK_FALSE(with_ext({0x82, 2, 0x90, 1, 0x91, 7}));
     CHECK_FALSE(with_ext({0x82, 1, 0x91, 7, 1, 0x91, 8}));
-    CHECK_FALSE(with_ext({0x81, 4, 0x90}));
+    CHECK_FALSE(with_ext({0x81, 5, 0x90}));
+    CHECK(with_ext({0x81, 4, 0x92, 7, 8}));
+    CHECK(with_ext({0x81, 4, 0xc4, 1, 0x80}));
+    CHECK_FALSE(with_ext({0x81, 4, 0x90}));           // nothing is allowed
+    CHECK_FALSE(with_ext({0x81, 4, 0x92, 7, 7}));
+    CHECK_FALSE(with_ext({0x81, 4, 0x92, 8, 7}));
+    CHECK_FALSE(with_ext({0x81, 4, 0xc4, 1, 0x00}));  // bits without a last one
     CHECK_FALSE(with_ext({0x81, 0, 0x90}));
     CHECK_FALSE(with_ext({0x81, 2, 0x91, 7}));  // an id without its bias
 }
@@ -333,7 +365,7 @@ TEST_CASE("one wrong element makes a sample wrong") {
         return decode_sample({reinterpret_cast<const char*>(view.data()), view.size()}, 2).ok();
     };
     const std::set<std::string> expected = {"/1 huge",       "/10 smaller",  "/10/1 shorter",
-                                            "/9/0 number",   "/9/1 nil"};
+                                            "/10/4 array",   "/9/0 number",  "/9/1 nil"};
     CHECK(joined(accepted_mutations(bytes, accepts)) == joined(expected));
 }
 

@@ -91,6 +91,57 @@ TEST_CASE("numbers come as integer or float") {
     CHECK_FALSE(accepts("echo", 1));
 }
 
+TEST_CASE("at most one constraint, which is not empty") {
+    for (const char* key : {"json_schema", "regex", "grammar"}) {
+        CAPTURE(key);
+        CHECK(accepts(key, "{}"));
+        CHECK(accepts(key, std::string(kConstraintBytesMax, 'a')));
+        CHECK_FALSE(accepts(key, std::string(kConstraintBytesMax + 1, 'a')));
+        CHECK_FALSE(accepts(key, ""));
+        CHECK_FALSE(accepts(key, 1));
+        check_error(submit(3, [&](Packer& p) {
+                        p.pack("prompt").pack("x").pack(key).pack("a");
+                        p.pack("json_object").pack(true);
+                    }),
+                    ErrorCode::kInvalidRequest, "second constraint");
+    }
+    using Texts = std::vector<std::string>;
+    CHECK(accepts("choice", Texts{"a", "b"}));
+    CHECK_FALSE(accepts("choice", Texts{}));
+    CHECK_FALSE(accepts("choice", Texts{"a", ""}));
+    CHECK_FALSE(accepts("choice", "a"));
+    CHECK_FALSE(accepts("choice", Texts(kConstraintTextsMax + 1, "a")));
+    CHECK_FALSE(accepts("choice", Texts(2, std::string(kConstraintBytesMax, 'a'))));
+    CHECK(accepts("json_object", true));
+    const auto none = submit_with("json_object", false);
+    REQUIRE(std::holds_alternative<ClientBody>(none));
+    CHECK_FALSE(std::get<Submit>(std::get<ClientBody>(none)).parameters.constraint.has_value());
+}
+
+TEST_CASE("tools go with messages, and a content may be nil beside calls") {
+    CHECK_FALSE(accepts("tools", "[]"));
+    CHECK_FALSE(accepts("chat_template_kwargs", "{}"));
+    const auto chat = [](const Fill& message) {
+        return submit(2, [&](Packer& p) {
+            p.pack("tools").pack("[]").pack("messages").pack_array(1);
+            message(p);
+        });
+    };
+    CHECK(std::holds_alternative<ClientBody>(chat([](Packer& p) {
+        p.pack_map(3).pack("role").pack("a").pack("content").pack_nil();
+        p.pack("tool_calls").pack("[{}]");
+    })));
+    check_error(chat([](Packer& p) {
+                    p.pack_map(2).pack("role").pack("a").pack("content").pack_nil();
+                }),
+                ErrorCode::kInvalidRequest, "content");
+    check_error(chat([](Packer& p) {
+                    p.pack_map(3).pack("role").pack("a").pack("content").pack("").pack("tool").pack(
+                        "x");
+                }),
+                ErrorCode::kInvalidRequest, "tool");
+}
+
 TEST_CASE("penalties are finite and within their usual ranges") {
     const auto accepts_all = [](const char* key, std::initializer_list<double> values) {
         return std::all_of(values.begin(), values.end(),

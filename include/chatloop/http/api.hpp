@@ -1,0 +1,122 @@
+// The router's API: completions over HTTP as one more client of the router. A request becomes
+// SUBMITs, what the router says becomes the answer; nothing is scheduled here. No socket, no clock.
+//
+//     POST -> read_chat ... -> SUBMIT -> router
+//     ACCEPTED, PIECE, DONE -> reply -> Responder -> client
+//
+// To the router all requests from one address are one client, named kClientPrefix + address: so
+// clients share it fairly, as those of the ZeroMQ front do.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "chatloop/core/clock.hpp"
+#include "chatloop/http/ask.hpp"
+#include "chatloop/http/reply.hpp"
+#include "chatloop/http/responder.hpp"
+#include "chatloop/http/site.hpp"
+#include "chatloop/text/text.hpp"
+#include "chatloop/wire/messages.hpp"
+
+namespace chatloop::http {
+
+// No client of the ZeroMQ front can have such a name: its first byte is 0, and it is longer than
+// those that libzmq makes.
+inline constexpr std::string_view kClientPrefix{"\0http:", 6};
+
+using ToRouter =
+    std::function<void(const std::string& client, const wire::ClientBody& message, TimeUs now)>;
+
+struct ApiConfig {
+    std::string model;
+    uint32_t context_length = 0;
+    std::string fingerprint;         // 16 hex digits
+    uint64_t seed = 0;               // of the ids that answers get
+    std::function<int64_t()> unix_time;
+    TimeUs client_silence_us = 30 * kSecondUs;  // of the router; kNever: none
+};
+
+class Api {
+public:
+    Api(ApiConfig config, Responder& responder, const TextEngine& text, ToRouter to_router);
+
+    // Adds its paths.
+    void serve(Site& site);
+
+    void on_router(const wire::RouterBody& message, TimeUs now);
+    void on_gone(ExchangeId id, TimeUs now);
+    void on_tick(TimeUs now);
+    TimeUs next_timer() const;
+    size_t running() const { return jobs_.size(); }
+
+private:
+    // One prompt of a request: a request of the router's.
+    struct Part {
+        std::string request_id;
+        bool ended = false;
+        std::vector<uint32_t> prompt_ids;
+        uint64_t seed = 0;
+        std::vector<Choice> choices;  // n; of a stream only what the next event needs
+        Usage usage;
+    };
+    struct Job {
+        ExchangeId exchange = 0;
+        std::string client;
+        Ask ask;
+        ReplyHead head;
+        std::string request_header;  // x-request-id
+        std::vector<Part> parts;
+        bool streams = false;        // its head has been sent
+        size_t held_bytes = 0;       // of an answer that is not streamed
+        TimeUs wrote_at = 0;
+    };
+
+    using Reader = AskOrProblem (*)(const Json&);
+    std::optional<Response> on_post(ExchangeId id, Request& request, Reader read, TimeUs now);
+    Response models(const Request& request) const;
+    Response model(const Request& request) const;
+    Response tokenize(const Request& request) const;
+    Response detokenize(const Request& request) const;
+    Response apply_template(const Request& request) const;
+    Json model_card() const;
+
+    std::string make_id(Surface surface);
+    void submit(Job& job, TimeUs now);
+    Job* find(const std::string& request_id, Part** part);
+    void on_accepted(const wire::Accepted& accepted, TimeUs now);
+    void on_prompt_piece(const wire::PromptPiece& piece);
+    void on_piece(const wire::Piece& piece, TimeUs now);
+    void on_end(Job& job, Part& part, uint32_t choice, const std::string& reason, wire::Stop stop,
+                TimeUs now);
+    void on_done(const wire::Done& done, TimeUs now);
+    void on_failure(const wire::Failure& failure, TimeUs now);
+    bool hold(Job& job, size_t bytes, TimeUs now);
+    void send(Job& job, const Json& data, TimeUs now);
+    void complete(Job& job, TimeUs now);
+    void fail(Job& job, const Problem& problem, TimeUs now);
+    void cancel(const Job& job, TimeUs now);
+    void forget(Job& job);
+
+    ApiConfig config_;
+    Responder& responder_;
+    const TextEngine& text_;
+    ToRouter to_router_;
+    TokenTexts token_texts_;
+    uint64_t id_state_;
+    int64_t started_at_;
+    std::map<ExchangeId, std::unique_ptr<Job>> jobs_;
+    std::map<std::string, std::pair<ExchangeId, size_t>> by_request_;  // job and part
+    std::map<std::string, size_t> clients_;  // with how many jobs
+    TimeUs pinged_at_ = 0;
+    TimeUs looked_at_ = 0;
+};
+
+// The first bytes of every path's handlers: the JSON object of a body, or the answer to a bad one.
+std::variant<Json, Response> body_of(const Request& request);
+
+}  // namespace chatloop::http
