@@ -9,6 +9,7 @@ set -euo pipefail
 packages=(
     ca-certificates
     ccache
+    curl
     doctest-dev
     g++
     git
@@ -49,7 +50,7 @@ fi
 check=0
 for word in "$@"; do
     case $word in
-        --long) packages+=(clang libclang-rt-14-dev) ;;
+        --long) packages+=(clang libclang-rt-14-dev nginx-light) ;;
         --check) check=1 ;;
         *) echo "unknown option $word" >&2; exit 64 ;;
     esac
