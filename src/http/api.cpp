@@ -34,7 +34,8 @@ size_t prompt_bytes(const Prompt& prompt) {
     size_t bytes = 0;
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&prompt))
         for (const wire::Message& message : *messages)
-            bytes += message.role.size() + message.content.size();
+            bytes += message.role.size() + message.content.size() + message.name.size() +
+                     message.tool_calls.size() + message.tool_call_id.size();
     return bytes;  // ids: kPromptIdsMax of them are less
 }
 
@@ -155,7 +156,7 @@ void Api::on_router(const wire::RouterBody& message, TimeUs now) {
     } else if (const auto* accepted = std::get_if<wire::Accepted>(&message)) {
         on_accepted(*accepted, now);
     } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&message)) {
-        on_prompt_piece(*prompt);
+        on_prompt_piece(*prompt, now);
     } else if (const auto* end = std::get_if<wire::ChoiceDone>(&message)) {
         Part* part = nullptr;
         if (Job* job = find(end->request_id, &part))

@@ -44,16 +44,19 @@ void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
 }
 
 // Log-probabilities of the prompt stand before those of the answer, in every choice.
-void Api::on_prompt_piece(const wire::PromptPiece& piece) {
+void Api::on_prompt_piece(const wire::PromptPiece& piece, TimeUs now) {
     Part* part = nullptr;
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
+    size_t bytes = 0;
     for (size_t i = 0; i < piece.entries.size(); ++i) {
         wire::TokenEntry entry{part->prompt_ids.at(piece.index + i),
                                std::numeric_limits<float>::quiet_NaN(), {}};
         if (piece.entries[i]) entry = *piece.entries[i];
+        bytes += entry_bytes(entry) * part->choices.size();
         for (Choice& choice : part->choices) choice.logprobs.push_back(entry);
     }
+    hold(*job, bytes, now);  // until the answer begins, also in a stream
 }
 
 void Api::on_piece(const wire::Piece& piece, TimeUs now) {

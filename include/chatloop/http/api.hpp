@@ -93,7 +93,7 @@ private:
     void submit(Job& job, TimeUs now);
     Job* find(const std::string& request_id, Part** part);
     void on_accepted(const wire::Accepted& accepted, TimeUs now);
-    void on_prompt_piece(const wire::PromptPiece& piece);
+    void on_prompt_piece(const wire::PromptPiece& piece, TimeUs now);
     void on_piece(const wire::Piece& piece, TimeUs now);
     void on_end(Job& job, Part& part, uint32_t choice, const std::string& reason, wire::Stop stop,
                 TimeUs now);

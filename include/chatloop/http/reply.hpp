@@ -1,5 +1,5 @@
-// The JSON that answers are made of, in OpenAI's shapes and in /execute's (docs/http.md). Pure: from
-// what the router said to one event of a stream, or to a whole body.
+// The JSON that answers are made of, in OpenAI's shapes and in /execute's (docs/http.md). Pure:
+// from what the router said to one event of a stream, or to a whole body.
 #pragma once
 
 #include <cstdint>

@@ -89,7 +89,8 @@ TEST_CASE("null is absent everywhere") {
 TEST_CASE("contents are texts, nothing, or parts") {
     const Json body = Json::parse(R"({"messages": [
         {"role": "developer", "content": "be kind"},
-        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+        {"role": "user", "content": [{"type": "text", "text": "one"},
+                                     {"type": "text", "text": "two"}]},
         {"role": "assistant", "content": null, "tool_calls": [{"id": "c", "type": "function",
             "function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "c", "name": "f", "content": "42"}]})");

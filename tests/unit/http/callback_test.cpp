@@ -62,7 +62,8 @@ TEST_CASE("a server that is not there, and one that never answers, only cost tim
     }
     CHECK_FALSE((*nowhere)->done());
     CHECK(pause == 30 * kSecondUs);
-    auto silent = Callback::create("http://127.0.0.1:" + std::to_string(loopback.port()), body, log);
+    const std::string url = "http://127.0.0.1:" + std::to_string(loopback.port());
+    auto silent = Callback::create(url, body, log);
     REQUIRE(silent);
     for (int i = 0; i < 5; ++i) {
         (*silent)->turn(1);

@@ -50,7 +50,8 @@ TEST_CASE("bodies that would cost far more than their bytes are refused before t
 
 TEST_CASE("fields: null is absent, the first mistake is kept with its path") {
     const Json object = Json::parse(
-        R"({"n": null, "i": 3, "f": 3.0, "h": 3.5, "s": "text", "b": true, "u": 18446744073709551615})");
+        R"({"n": null, "i": 3, "f": 3.0, "h": 3.5, "s": "text", "b": true,
+            "u": 18446744073709551615})");
     std::optional<Problem> problem;
     Fields fields(object, problem, "outer");
     CHECK(fields.find("n") == nullptr);
