@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages (main and security) that building, testing and running ChatLoop need.
 # Uses sudo when not root. When nothing is missing it asks dpkg only and returns at once.
-#   install_deps.sh [--long] [--check]
+#   install_deps.sh [--test | --long] [--check]
+#     --test     also what only scripts/test.sh needs
 #     --long     also what only scripts/test.sh --long needs
 #     --check    only says what is missing; exit code 1 when something is
 set -euo pipefail
@@ -9,7 +10,7 @@ set -euo pipefail
 packages=(
     ca-certificates
     ccache
-    chromium
+    curl
     doctest-dev
     g++
     git
@@ -52,7 +53,8 @@ fi
 check=0
 for word in "$@"; do
     case $word in
-        --long) packages+=(clang libclang-rt-14-dev prometheus) ;;
+        --test) packages+=(chromium) ;;
+        --long) packages+=(chromium clang libclang-rt-14-dev nginx-light prometheus) ;;
         --check) check=1 ;;
         *) echo "unknown option $word" >&2; exit 64 ;;
     esac
