@@ -111,7 +111,8 @@ WorkerProcess::WorkerProcess(Setting& setting, const WorkerPlace& place)
       setting_(setting),
       place_(place) {
     bus_.bind(*this, "data:" + place.name);
-    set_unit_us(20 + random_.below(100), 200 + random_.below(1000));
+    const uint32_t typical = 100u << random_.below(6);
+    set_unit_us(typical / 4, typical * 2);
 }
 
 wire::Hello WorkerProcess::hello() const {

@@ -34,7 +34,8 @@ void FrontWatch::said(const std::string& client, const wire::RouterBody& body) {
             return verdict_.broken("the end of a choice that does not run");
         request->second[end->choice].ended = true;
     } else if (const auto* done = std::get_if<wire::Done>(&body)) {
-        if (running_.erase({client, done->request_id}) == 0)
+        const bool ran = running_.erase({client, done->request_id}) > 0;
+        if (!ran && done->finish_reason != "cancelled")  // which may come before ACCEPTED
             verdict_.broken("the end of a request that does not run");
     } else if (const auto* failure = std::get_if<wire::Failure>(&body)) {
         if (failure->request_id) running_.erase({client, *failure->request_id});

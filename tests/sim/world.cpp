@@ -9,10 +9,11 @@ namespace {
 constexpr uint32_t kBlocks = 24;
 constexpr uint32_t kBlocksLeast = 4;  // the longest request fits
 constexpr uint64_t kStepsMax = 3'000'000;
-constexpr TimeUs kRequestsWithinUs = 3 * kSecondUs;
-constexpr TimeUs kFaultsWithinUs = 4 * kSecondUs;
+constexpr TimeUs kRequestsWithinUs = 1500 * kMillisecondUs;
+constexpr TimeUs kFaultsWithinUs = 2 * kSecondUs;
 constexpr TimeUs kLivenessUs = 60 * kSecondUs;  // after the last fault and the last request
-constexpr TimeUs kSettleUs = 2 * kSecondUs;     // for what is on its way
+constexpr TimeUs kClientSilenceUs = 5 * kSecondUs;
+constexpr TimeUs kSettleUs = kClientSilenceUs + 2 * kSecondUs;  // of dead clients too
 constexpr TimeUs kDrainUs = 40 * kSecondUs;
 
 }  // namespace
@@ -32,7 +33,7 @@ World::World(uint64_t seed, const WorldOptions& options)
     for (const auto& client : clients_) victims.clients.push_back(client.get());
     nemesis_ = std::make_unique<Nemesis>(setting_, std::move(victims));
     nemesis_->set_burst([this] { burst(); });
-    if (faults_ && !random_.one_in(10)) faults_planned_ = 1 + random_.below(5);
+    if (faults_ && !random_.one_in(10)) faults_planned_ = 1 + random_.below(8);
     nemesis_->plan(faults_planned_, timeline_.now() + kFaultsWithinUs);
 }
 
@@ -59,6 +60,7 @@ void World::configure() {
     router.kv_headroom_tokens = random_.below(70);
     router.prefix_cache = !random_.one_in(5);
     router.result_timeout_us = 3 * kSecondUs;
+    router.client_silence_us = kClientSilenceUs;
     router.drain_timeout_us = 20 * kSecondUs;
     setting_.share.frames = 2 + random_.below(6);
     setting_.share.bytes = uint64_t{1 + random_.below(6)} << 20;
@@ -96,7 +98,7 @@ void World::add_requests() {
             std::make_unique<ClientProcess>(setting_, "client-" + std::to_string(i)));
         clients_.back()->start();
     }
-    const uint32_t count = 3 + random_.below(12);
+    const uint32_t count = 3 + random_.below(20);
     const auto within = static_cast<uint32_t>(faults_ ? kRequestsWithinUs : kSecondUs);
     for (uint32_t i = 0; i < count; ++i)
         add_request(*clients_[random_.below(clients)], timeline_.now() + random_.below(within));
@@ -130,7 +132,8 @@ void World::run() {
         if (timeline_.steps() > kStepsMax) return verdict_.broken("it takes too many steps");
         if (!timeline_.step()) return verdict_.broken("nothing happens any more");
     }
-    step_until(timeline_.now() + kSettleUs);
+    step_until(timeline_.now() + (faults_planned_ > 0 ? kSettleUs : kSecondUs));
+    if (!verdict_.ok()) return;
     check_requests();
     check_rest();
     drain();
