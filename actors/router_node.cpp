@@ -41,6 +41,7 @@ Result<RouterOptions> router_options(const Settings& settings) {
     router.max_queue_size = count("batching.max_queue_size");
     router.queue_timeout_us = milliseconds("batching.queue_timeout_ms");
     router.client_silence_us = settings.seconds("bus.client_silence_secs");
+    router.route_wait_us = settings.seconds("route_wait_secs");
     router.drain_timeout_us = settings.seconds("drain_timeout_secs");
     router.cluster.heartbeat_interval_ms = static_cast<uint32_t>(
         settings.seconds("health_check_interval_secs") / kMillisecondUs);

@@ -114,8 +114,10 @@ constexpr std::array kSettings = {
 
     number("health_check_interval_secs", "--health-check-interval-secs", kRouterRole, 0.01, 60,
            "0.2", "heartbeats, both ways"),
-    integer("failure_threshold", "--failure-threshold", kRouterRole, 2, 1000, "25",
-            "silent intervals until a worker is dead"),
+    integer("failure_threshold", "--failure-threshold", kRouterRole, 2, 1000, "4",
+            "silent intervals until a worker is taken for dead"),
+    number("route_wait_secs", "--route-wait-secs", kRouterRole, 0, 86400, "60",
+           "how long a request may wait for workers"),
     number("drain_timeout_secs", "--drain-timeout-secs", kRouterRole, 0, 3600, "30",
            "requests have so long to finish after SIGTERM"),
     number("drain_timeout_secs", "--drain-timeout-secs", kWorkerRoles, 0, 3600, "20",

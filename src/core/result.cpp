@@ -14,6 +14,7 @@ std::string_view error_name(ErrorCode code) {
         case ErrorCode::kDeadlineExceeded: return "deadline_exceeded";
         case ErrorCode::kNoRoute: return "no_route";
         case ErrorCode::kWorkerLost: return "worker_lost";
+        case ErrorCode::kPoison: return "poison";
         case ErrorCode::kNonFinite: return "non_finite";
         case ErrorCode::kDraining: return "draining";
         case ErrorCode::kCancelled: return "cancelled";

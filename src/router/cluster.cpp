@@ -7,12 +7,6 @@
 
 namespace chatloop {
 
-namespace {
-
-constexpr TimeUs kAvoidUs = 30 * kSecondUs;  // a worker whose edge did not come up
-
-}  // namespace
-
 Cluster::Cluster(const ClusterConfig& config, Outbox& outbox, Events& events)
     : config_(config), outbox_(outbox), events_(events) {
     CL_ASSERT(config.incarnation != 0);
@@ -43,7 +37,8 @@ void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs n
     }
 
     WorkerPeer& worker = found->second;
-    worker.heard_at = now;
+    note_alive(worker, now);
+    worker.spoke = true;
     worker.heard_sequence = message->sequence;
     const wire::ControlBody& body = message->body;
     if (const auto* ready = std::get_if<wire::Ready>(&body)) {
@@ -57,7 +52,7 @@ void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs n
     } else if (const auto* unreachable = std::get_if<wire::Unreachable>(&body)) {
         on_unreachable(worker, *unreachable, now);
     } else if (const auto* bye = std::get_if<wire::Bye>(&body)) {
-        lose(worker.incarnation, "left: " + bye->reason, now);
+        lose(worker.incarnation, Loss::kGoodbye, "left: " + bye->reason, now);
     } else {
         ++counters_.ctrl_unexpected;  // a router's message from a worker
     }
@@ -113,7 +108,7 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
             if (other.hello.name != hello.name) continue;
             replaced_.push_back(incarnation);
             if (replaced_.size() > kWorkersMax) replaced_.pop_front();
-            lose(incarnation, "was replaced by a new process", now);
+            lose(incarnation, Loss::kDeath, "was replaced by a new process", now);
             break;
         }
         WorkerPeer worker;
@@ -128,10 +123,23 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
     }
     WorkerPeer& worker = workers_.at(sender);
     worker.peer = peer;
-    worker.heard_at = now;
+    note_alive(worker, now);
+    if (worker.spoke) on_forgotten(worker, now);
     send(worker, wire::Welcome{sender, config_.name, config_.heartbeat_interval_ms,
                                config_.failure_threshold, config_.result_endpoint});
     form_at_ = now;
+}
+
+// Only who does not know us says HELLO: it has dropped its tables and fences. Two in a row were
+// sent before WELCOME came.
+void Cluster::on_forgotten(WorkerPeer& worker, TimeUs now) {
+    worker.spoke = false;
+    worker.state = wire::WorkerState::kLoading;  // until its heartbeat
+    worker.credit = CreditAccount(worker.hello.share);
+    worker.fenced = worker.fence_wanted;
+    const std::string why = worker.hello.name + " has forgotten what it held";
+    fault(worker.generation, why, now);
+    drop_remains_of(worker.incarnation, why, now);
 }
 
 // A worker that has fenced the very route it is on will never answer that route's frames.
@@ -155,20 +163,29 @@ void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat
     worker.counters = beat.counters;
     on_fenced(worker, beat.fenced_through, now);
     if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
+    for (const wire::RouteReport& report : beat.routes)
+        if (report.generation != worker.generation)
+            events_.on_last_report(worker.incarnation, report);
     const auto found = routes_.find(worker.generation);
     if (found == routes_.end()) return;
     Route& route = found->second;
     if (worker.state == wire::WorkerState::kDraining) route.draining = true;
 
     bool installed = false;
-    bool links_up = true;
     for (const wire::RouteReport& report : beat.routes) {
         if (report.generation != route.generation) continue;
         installed = true;
-        links_up = links_up && report.link_up;
+        const bool is_hop = report.hop < route.hops.size() &&
+                            route.hops[report.hop] == worker.incarnation;
+        if (!is_hop || !route.up) continue;
+        if (!report.link_up) {
+            if (report.hop + 1u < route.hops.size()) note_fault(route.hops[report.hop + 1], now);
+            return fault(route.generation, worker.hello.name + " lost the link to its next hop",
+                         now);
+        }
+        if (!note_report(route, report, now))
+            return fault(route.generation, "a frame was lost on its way", now);
     }
-    if (route.up && installed && !links_up)
-        return fault(route.generation, worker.hello.name + " lost the link to its next hop", now);
     if (route.up && !installed)
         return fault(route.generation, worker.hello.name + " has forgotten the route", now);
     if (!route.up && worker.state == wire::WorkerState::kReady &&
@@ -182,6 +199,7 @@ void Cluster::on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now)
         ++counters_.ctrl_unexpected;
         return;
     }
+    note_fault(worker.incarnation, now);
     fault(gap.generation,
           worker.hello.name + " did not accept frame " + std::to_string(gap.got) + " (expected " +
               std::to_string(gap.expected) + ", reason " +
@@ -197,62 +215,44 @@ void Cluster::on_unreachable(const WorkerPeer& worker, const wire::Unreachable& 
         return;
     }
     if (next != workers_.end() && next->second.generation == report.generation)
-        next->second.avoid_until = now + kAvoidUs;
+        avoid(next->second.hello.name, now);
     fault(report.generation, worker.hello.name + " cannot reach its next hop", now);
 }
 
-void Cluster::lose(Incarnation incarnation, const std::string& why, TimeUs now) {
+void Cluster::lose(Incarnation incarnation, Loss loss, const std::string& why, TimeUs now) {
     const auto found = workers_.find(incarnation);
     if (found == workers_.end()) return;
+    if (loss == Loss::kDeath) note_fault(incarnation, now);
     const WorkerPeer gone = std::move(found->second);
     workers_.erase(found);  // and its credit with it
     ++counters_.workers_lost;
+    const std::string what = gone.hello.name + " " + why;
     events_.on_worker_event(gone, why);
-    fault(gone.generation, gone.hello.name + " " + why, now);
+    fault(gone.generation, what, now);
+    if (loss == Loss::kDeath) events_.on_worker_died(incarnation, now);
+    drop_remains_of(incarnation, what, now);
     form_at_ = now;
 }
 
-// If this was a false alarm, its next message is answered with UNKNOWN and it says HELLO again.
-void Cluster::on_unreachable(const std::string& peer, TimeUs now) {
-    const auto worker = std::find_if(workers_.begin(), workers_.end(),
-                                     [&](const auto& entry) { return entry.second.peer == peer; });
-    if (worker != workers_.end()) lose(worker->first, "cannot be reached", now);
-}
-
-void Cluster::rearm(TimeUs now) {
-    for (auto& [incarnation, worker] : workers_) worker.heard_at = now;
-}
-
 void Cluster::on_tick(TimeUs now) {
-    const TimeUs dead_us =
-        TimeUs{config_.heartbeat_interval_ms} * config_.failure_threshold * kMillisecondUs;
-    std::vector<Incarnation> silent;
+    check_health(now);
     for (auto& [incarnation, worker] : workers_) {
-        if (now - worker.heard_at > dead_us) silent.push_back(incarnation);
         if (now < worker.heartbeat_at) continue;
         wire::RouterHeartbeat beat{worker.heard_sequence, worker.fence_wanted, {}};
         if (worker.generation != 0) beat.generations.push_back(worker.generation);
         send(worker, std::move(beat));
         worker.heartbeat_at = now + config_.heartbeat_interval_ms * kMillisecondUs;
     }
-    for (const Incarnation incarnation : silent) lose(incarnation, "is silent", now);
-
     std::vector<Generation> late;
     for (const auto& [generation, route] : routes_) {
         if (route.up || now - route.installed_at <= config_.install_timeout_us) continue;
         late.push_back(generation);
-        if (!route.link_up) workers_.at(route.hops[0]).avoid_until = now + kAvoidUs;
+        if (!route.link_up) avoid(workers_.at(route.hops[0]).hello.name, now);
         for (const Incarnation incarnation : route.not_ready)
-            workers_.at(incarnation).avoid_until = now + kAvoidUs;
+            avoid(workers_.at(incarnation).hello.name, now);
     }
     for (const Generation generation : late) fault(generation, "the route did not come up", now);
     if (now >= form_at_) form_route(now);
-}
-
-TimeUs Cluster::next_timer() const {
-    TimeUs next = form_at_;
-    for (const auto& [incarnation, worker] : workers_) next = std::min(next, worker.heartbeat_at);
-    return next;
 }
 
 }  // namespace chatloop

@@ -17,31 +17,38 @@ Route* Cluster::find_route(Generation generation) {
     return found == routes_.end() ? nullptr : &found->second;
 }
 
-// A worker that an edge to it did not come up is avoided as long as there is a route without it.
+// Where there is a choice: a successor of what was there, which goes on with its KV, before another
+// chain; and those that are not avoided before those that are.
 void Cluster::form_route(TimeUs now) {
     form_at_ = now + kFormIntervalUs;
     if (!forming_) return;
-    std::vector<Incarnation> chain = find_chain([now](const WorkerPeer& worker) {
-        return now >= worker.avoid_until;
-    });
-    if (chain.empty()) chain = find_chain([](const WorkerPeer&) { return true; });
-    if (!chain.empty()) install(chain, now);
+    for (const bool avoiding : {true, false}) {
+        const Usable usable = [&](const WorkerPeer& worker) {
+            return is_free(worker) && !(avoiding && is_avoided(worker, now));
+        };
+        if (restore_one(usable, now)) break;
+        const std::vector<Incarnation> chain = find_chain(usable);
+        if (chain.empty()) continue;
+        install(chain, now);
+        break;
+    }
+    drop_unrestorable(now);
 }
 
-// Free workers whose layer ranges follow each other from layer 0 to the end, then a sampler: the
-// last stage's own process where it has that role. Empty when there is none. Found from the end:
-// the workers that begin at a layer from whose range the end can be reached, the lowest incarnation
-// first.
-std::vector<Incarnation> Cluster::find_chain(
-    const std::function<bool(const WorkerPeer&)>& allowed) const {
-    const auto available = [&](const WorkerPeer& w, wire::Role role) {
-        return w.generation == 0 && w.state == wire::WorkerState::kReady && allowed(w) &&
-               (w.hello.roles & role) != 0;
-    };
+bool Cluster::is_free(const WorkerPeer& worker) const {
+    return worker.generation == 0 && worker.state == wire::WorkerState::kReady &&
+           worker.health == Health::kAlive;
+}
+
+// Usable workers whose layer ranges follow each other from layer 0 to the end, then a sampler.
+// Empty when there is none. Found from the end: the workers that begin at a layer from whose range
+// the end can be reached, the lowest incarnation first.
+std::vector<Incarnation> Cluster::find_chain(const Usable& usable) const {
     std::vector<Incarnation> next(config_.layers + 1, 0);  // 0: the end cannot be reached from here
     for (uint32_t layer = config_.layers; layer-- > 0;) {
         for (const auto& [incarnation, worker] : workers_) {
-            if (!available(worker, wire::kRoleStage) || worker.hello.layer_first != layer) continue;
+            if ((worker.hello.roles & wire::kRoleStage) == 0 || !usable(worker)) continue;
+            if (worker.hello.layer_first != layer) continue;
             const uint32_t end = worker.hello.layer_end;
             if (end != config_.layers && next[end] == 0) continue;
             next[layer] = incarnation;
@@ -54,21 +61,27 @@ std::vector<Incarnation> Cluster::find_chain(
         chain.push_back(next[layer]);
         layer = workers_.at(next[layer]).hello.layer_end;
     }
-    const WorkerPeer& last = workers_.at(chain.back());
+    return with_sampler(std::move(chain), usable);
+}
+
+// The sampler is the last stage's own process where it has that role. Empty when there is none.
+std::vector<Incarnation> Cluster::with_sampler(std::vector<Incarnation> stages,
+                                               const Usable& usable) const {
+    const WorkerPeer& last = workers_.at(stages.back());
     if ((last.hello.roles & wire::kRoleSampler) != 0) {
-        chain.push_back(last.incarnation);
-        return chain;
+        stages.push_back(last.incarnation);
+        return stages;
     }
     for (const auto& [incarnation, worker] : workers_) {
-        if (!available(worker, wire::kRoleSampler)) continue;
-        if (std::find(chain.begin(), chain.end(), incarnation) != chain.end()) continue;
-        chain.push_back(incarnation);
-        return chain;
+        if ((worker.hello.roles & wire::kRoleSampler) == 0 || !usable(worker)) continue;
+        if (std::find(stages.begin(), stages.end(), incarnation) != stages.end()) continue;
+        stages.push_back(incarnation);
+        return stages;
     }
     return {};
 }
 
-void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now) {
+void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now, Generation succeeds) {
     Route route;
     route.generation = ++last_generation_;
     route.hops = hops;
@@ -82,7 +95,17 @@ void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now) {
         slots = std::min(slots, share.slots);
         blocks = std::min(blocks, share.blocks);
     }
-    route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint);
+    route.reports.resize(hops.size() + 1);
+    if (succeeds != 0) {
+        Remains& remains = remains_.at(succeeds);
+        remains.successor = route.generation;
+        route.succeeds = succeeds;
+        route.kv = remains.kv;
+        route.faults_in_row = remains.faults_in_row;
+        CL_ASSERT(route.kv->slot_count() == slots && route.kv->block_count() == blocks);
+    } else {
+        route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint);
+    }
     route.link = next_link_++;
     Route& installed = routes_.emplace(route.generation, std::move(route)).first->second;
     outbox_.open_link(installed.link, workers_.at(hops[0]).hello.endpoint);
@@ -125,23 +148,26 @@ void Cluster::on_ready(WorkerPeer& worker, Generation generation, TimeUs now) {
     if (route == nullptr) return;
     route->not_ready.erase(worker.incarnation);
     on_fenced(worker, generation - 1, now);  // READY implies FENCED
-    maybe_up(*route);
+    maybe_up(*route, now);
 }
 
 void Cluster::on_link(LinkId link, bool up, TimeUs now) {
     for (auto& [generation, route] : routes_) {
         if (route.link != link) continue;
         route.link_up = up;
-        if (up) return maybe_up(route);
-        if (route.up) fault(generation, "the link to stage 0 went down", now);
-        return;
+        if (up) return maybe_up(route, now);
+        if (!route.up) return;
+        note_fault(route.hops[0], now);
+        return fault(generation, "the link to stage 0 went down", now);
     }
 }
 
-void Cluster::maybe_up(Route& route) {
+void Cluster::maybe_up(Route& route, TimeUs now) {
     if (route.up || !route.link_up || !route.not_ready.empty()) return;
     route.up = true;
+    remains_.erase(route.succeeds);
     events_.on_route_up(route);
+    drop_unrestorable(now);
 }
 
 // Forgets the route, tells its workers, and hands out what it was. Credit comes back with FENCED.
@@ -165,7 +191,7 @@ void Cluster::fault(Generation generation, const std::string& why, TimeUs now) {
     if (find_route(generation) == nullptr) return;
     const Route route = take_down(generation);
     form_at_ = now;
-    events_.on_route_down(route, why);
+    leave_remains(route, why, now);
 }
 
 void Cluster::retire(Generation generation, TimeUs now) {
@@ -180,12 +206,15 @@ bool Cluster::credit_allows(const Route& route, uint64_t bytes) const {
     });
 }
 
-void Cluster::debit(const Route& route, uint64_t bytes) {
+void Cluster::debit(Route& route, uint64_t bytes) {
+    ++route.sent;
     for (const Incarnation incarnation : route.workers)
         workers_.at(incarnation).credit.debit(route.generation, bytes);
 }
 
-void Cluster::credit(const Route& route, uint64_t bytes) {
+void Cluster::credit(Route& route, uint64_t bytes) {
+    ++route.answered;
+    route.faults_in_row = 0;
     for (const Incarnation incarnation : route.workers)
         workers_.at(incarnation).credit.credit(route.generation, bytes);
 }

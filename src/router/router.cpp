@@ -10,7 +10,7 @@ namespace chatloop {
 
 namespace {
 
-constexpr TimeUs kOwnGapUs = 600 * kMillisecondUs;  // timers are due every 200 ms
+constexpr TimeUs kOwnGapUs = 400 * kMillisecondUs;  // timers are due every 200 ms
 
 }  // namespace
 
@@ -54,27 +54,11 @@ void Router::on_route_up(const Route& route) {
         if (found == processes.end()) processes.push_back(hop);
     }
     lane.cost = RouteCost(std::move(process_of_hop));
+    adopt(route, lane);
     log_('i', "route " + std::to_string(route.generation) + " is up: " +
                   std::to_string(route.stages()) + " stages, " +
                   std::to_string(route.workers.size()) + " workers, " +
                   std::to_string(route.kv->block_count()) + " KV blocks", "");
-}
-
-// What runs on a lost route ends with an error that may be retried: the client has the tokens so
-// far, and RESUME continues bit-exactly.
-void Router::on_route_down(const Route& route, const std::string& why) {
-    ++counters_.routes_down;
-    log_('w', "route " + std::to_string(route.generation) + " is down: " + why, "");
-    const auto found = lanes_.find(route.generation);
-    if (found == lanes_.end()) return;
-    if (!ready()) without_route_since_ = ticked_at_;
-    const std::vector<SequenceId> lost = found->second.sequences;
-    lanes_.erase(found);
-    for (const SequenceId id : lost) {
-        const auto sequence = sequences_.find(id);
-        if (sequence != sequences_.end())  // unless another choice of its request was first
-            fail(*sequence->second, {ErrorCode::kWorkerLost, "the route was lost: " + why});
-    }
 }
 
 void Router::on_worker_event(const WorkerPeer& worker, const std::string& what) {
@@ -92,19 +76,15 @@ void Router::on_tick(TimeUs now) {
     // judged only when it was read.
     if (ticked_at_ != 0 && now - ticked_at_ > kOwnGapUs) {
         cluster_.rearm(now);
+        for (auto& [generation, lane] : lanes_) lane.answered_at = now;
         for (auto& [name, client] : clients_) client.heard_at = now;
     }
     ticked_at_ = now;
     if (draining_ && sequences_.empty()) cluster_.stop_forming();
     cluster_.on_tick(now);
-    std::vector<Generation> overdue;
-    for (const auto& [generation, lane] : lanes_)
-        if (!lane.in_flight.empty() &&
-            now - lane.in_flight.front().sent_at >= config_.result_timeout_us)
-            overdue.push_back(generation);
-    for (const Generation generation : overdue)
-        cluster_.fault(generation, "a RESULT is overdue", now);
-
+    check_overdue(now);
+    judge(now);
+    hand_over(now);
     expire(now);
     note_rate(now);
     std::vector<std::string> silent;
@@ -131,6 +111,7 @@ void Router::on_tick(TimeUs now) {
         const Error draining{ErrorCode::kDraining, "the router is shutting down"};
         while (!sequences_.empty()) fail(*sequences_.begin()->second, draining);
         lanes_.clear();
+        parked_.clear();
         while (!cluster_.routes().empty())
             cluster_.retire(cluster_.routes().begin()->first, now);
     }
@@ -144,7 +125,7 @@ TimeUs Router::next_timer() const {
     TimeUs next = std::min(cluster_.next_timer(), finished_ ? kNever : drain_until_);
     for (const auto& [generation, lane] : lanes_)
         if (!lane.in_flight.empty() && config_.result_timeout_us != kNever)
-            next = std::min(next, lane.in_flight.front().sent_at + config_.result_timeout_us);
+            next = std::min(next, overdue_at(cluster_.routes().at(generation), lane));
     for (const auto& [generation, lane] : lanes_)
         if (lane.hold_until != kHasWaited) next = std::min(next, lane.hold_until);
     if (!timeouts_.empty()) next = std::min(next, timeouts_.begin()->first);

@@ -59,7 +59,7 @@ const Route* Router::choose_route(const Sequence& sequence) const {
     const Route* best = nullptr;
     double best_us = 0;
     for (const auto& [generation, route] : cluster_.routes()) {
-        if (!route.up || route.draining || route.kv->free_slots() == 0) continue;
+        if (!cluster_.takes_new(route) || route.kv->free_slots() == 0) continue;
         const Lane& lane = lanes_.at(generation);
         if (lane.sequences.size() >= sequences_max(route)) continue;
         const double us = queued_us(route, lane, sequence);
@@ -89,7 +89,8 @@ double Router::queued_us(const Route& route, const Lane& lane, const Sequence& s
 
 // The blocks of the prefix cache that the sequence may begin with.
 std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& sequence) const {
-    if (!config_.prefix_cache || sequence.wants_prompt_logprobs()) return {};
+    if (!config_.prefix_cache || sequence.wants_prompt_logprobs() || sequence.was_refused)
+        return {};
     return route.kv->find_prefix(sequence.ids);
 }
 
@@ -123,6 +124,7 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     sequence.generation = route.generation;
     sequence.rows_sent = static_cast<uint32_t>(prefix.size()) * kBlockRows;
     sequence.last_frame = 0;
+    sequence.confirmed = 0;
     sequence.blocks_sent = 0;
     sequence.lacks_block = sequence.gives_way = false;
     counters_.prefix_tokens += sequence.rows_sent;
@@ -214,14 +216,7 @@ void Router::preempt(Sequence& sequence, TimeUs now) {
     log_('i', "preempted with " + std::to_string(sequence.committed()) + " tokens committed",
          sequence.request_id);
     std::erase(lanes_.at(sequence.generation).sequences, sequence.id);
-    by_admission_.erase(sequence.placement->admission);
-    sequence.placement.reset();
-    sequence.generation = 0;
-    sequence.rows_sent = 0;
-    sequence.gives_way = sequence.lacks_block = false;
-    queue_.push_front({sequence.id, sequence.client, sequence.parameters.priority, 0});
-    sequence.queued_at = now;
-    set_timeout(sequence);
+    requeue(sequence, now);
 }
 
 // How long it may wait: for a place, and for workers when there are none.
@@ -251,7 +246,7 @@ void Router::preempt_idle(Generation generation, TimeUs now) {
 void Router::set_timeout(Sequence& sequence) {
     timeouts_.erase({sequence.timeout_at, sequence.id});
     sequence.timeout_at = sequence.deadline_at;
-    if (sequence.placement == nullptr)
+    if (is_waiting(sequence))
         sequence.timeout_at = std::min({sequence.timeout_at, queue_end(sequence),
                                         route_wait_end(sequence)});
     if (sequence.timeout_at != kNever) timeouts_.insert({sequence.timeout_at, sequence.id});
@@ -270,7 +265,9 @@ void Router::expire(TimeUs now) {
                             retry_after_ms()});
         } else if (!ready() && now >= route_wait_end(sequence)) {
             fail(sequence, {ErrorCode::kNoRoute,
-                            "no complete set of workers came up while the request waited"});
+                            "no complete set of workers came up while the request waited, with " +
+                                std::to_string(committed(*sequence.request)) +
+                                " tokens committed"});
         } else {  // it waits for a place, not for workers
             without_route_since_ = ready() ? now : without_route_since_;
             set_timeout(sequence);

@@ -51,7 +51,7 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
                 frame.data() + payload_at);
     wire::seal_frame(frame);
     CL_ASSERT(frame.size() - ids.size() * sizeof(uint32_t) <= kFrameOverheadBytes);
-    cluster_.debit(route, bytes);
+    cluster_.debit(*cluster_.find_route(route.generation), bytes);
     lane.sent = sent.number;
     if (lane.in_flight.empty()) lane.busy_since = now;
     if (sent.decode_rows > 0) histograms_.decode_rows.add(sent.decode_rows);

@@ -32,6 +32,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     InFlight sent = std::move(lane->second.in_flight.front());
     lane->second.in_flight.pop_front();
     lane->second.answered = header->number;
+    lane->second.answered_at = now;
     CL_ASSERT(sent.number == header->number);
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
@@ -76,8 +77,7 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
     Sequence& sequence = *sequences_.at(admitted->second);
     switch (item.error) {
         case wire::ItemError::kNone: break;
-        case wire::ItemError::kRefused:
-            return fail(sequence, {ErrorCode::kWorkerLost, "a worker refused the sequence's rows"});
+        case wire::ItemError::kRefused: return on_refused(sequence, now);
         case wire::ItemError::kNonFinite:
             return fail(sequence,
                         {ErrorCode::kNonFinite, "the model produced a logit that is not finite"});
@@ -88,6 +88,9 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
         ++counters_.results_bad;
         return fail(sequence, {ErrorCode::kInternal, "the sampler answered what was not asked"});
     }
+    sequence.confirmed = sent.position + sent.rows;
+    if (sequence.suspicion && sequence.confirmed >= sequence.suspicion->row_end)
+        sequence.suspicion.reset();
     if (config_.prefix_cache)
         sent.placement->kv->publish(*sent.placement, sequence.ids, sent.position + sent.rows);
     wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
@@ -157,6 +160,7 @@ std::optional<wire::Done> Router::stop_rule(const Sequence& sequence, uint32_t t
 void Router::commit(Sequence& sequence, const wire::Output& output, TimeUs now) {
     CL_ASSERT(sequence.rows_sent == sequence.ids.size());  // nothing is sent beyond the last commit
     ++counters_.tokens_committed;
+    sequence.recovers = sequence.was_refused = false;
     note_token(sequence, now);
     if (std::optional<wire::Done> done = stop_rule(sequence, output.token)) {
         send_rest(sequence);

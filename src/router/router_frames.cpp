@@ -15,6 +15,7 @@ constexpr uint32_t kPrefillRowsMin = 4;     // whatever they cost: a prompt alwa
 constexpr double kDecodeStretchMax = 2.0;   // what a prompt may add to the time of a decode frame
 constexpr double kWeightsStretchMax = 4.0;  // a prompt alone, against a pass over the weights
 constexpr double kMoreFramesGain = 1.05;    // what a frame more has to be better by
+constexpr size_t kReplaysMax = 4;           // that share the prompt rows of a frame
 
 uint32_t divided_up(uint32_t value, uint32_t by) { return (value + by - 1) / by; }
 
@@ -24,7 +25,7 @@ FrameShape decode_shape(uint32_t rows, uint64_t context) { return {rows, context
 }  // namespace
 
 void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
-    for (;;) {
+    while (!lane.hands_over) {
         grow_blocks(lane, now);
         Ready ready = ready_rows(lane);
         if (lane.in_flight.size() >= frames_max(route, lane, ready)) return;
@@ -38,18 +39,45 @@ void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
 Router::Ready Router::ready_rows(const Lane& lane) const {
     Ready ready;
     uint64_t context = 0;
+    for (Sequence* sequence : runnable(lane)) {
+        if (sequence->rows_left() <= 1) {
+            ++ready.decoding;
+            context += sequence->ids.size();
+        }
+        if (sequence->rows_left() == 1) ready.decode.push_back(sequence);
+        if (sequence->rows_left() > 1) ready.prefill.push_back(sequence);
+    }
+    if (ready.decoding > 0) ready.decode_context = context / ready.decoding;
+    replays_first(ready.prefill);
+    return ready;
+}
+
+// Suspects share a frame with their group only; every second frame is theirs.
+std::vector<Sequence*> Router::runnable(const Lane& lane) const {
+    std::vector<Sequence*> others;
+    std::vector<Sequence*> group;
+    bool others_ready = false;
     for (const SequenceId id : lane.sequences) {
         Sequence& sequence = *sequences_.at(id);
         if (sequence.gives_way || sequence.lacks_block) continue;
-        if (sequence.rows_left() <= 1) {
-            ++ready.decoding;
-            context += sequence.ids.size();
+        if (!sequence.suspicion) {
+            others.push_back(&sequence);
+            others_ready |= sequence.rows_left() > 0;
+        } else if (sequence.rows_left() > 0 &&
+                   (group.empty() || group[0]->suspicion->group == sequence.suspicion->group)) {
+            group.push_back(&sequence);
         }
-        if (sequence.rows_left() == 1) ready.decode.push_back(&sequence);
-        if (sequence.rows_left() > 1) ready.prefill.push_back(&sequence);
     }
-    if (ready.decoding > 0) ready.decode_context = context / ready.decoding;
-    return ready;
+    const bool theirs = !group.empty() && (!others_ready || lane.sent % 2 == 0);
+    return theirs ? group : others;
+}
+
+// What a fault has taken is computed again before what is new, a few sequences at a time.
+void Router::replays_first(std::vector<Sequence*>& prefill) {
+    std::vector<Sequence*> replays;
+    for (Sequence* sequence : prefill)
+        if (sequence->recovers && replays.size() < kReplaysMax) replays.push_back(sequence);
+    if (!replays.empty()) prefill = std::move(replays);
 }
 
 // The frames into which the decoding sequences of a route are split: one for each stage, so that

@@ -136,8 +136,9 @@ void Router::forget(Sequence& sequence) {
         request.first_token_at = sequence.first_token_at;
     }
     if (sequence.placement != nullptr) by_admission_.erase(sequence.placement->admission);
-    if (const auto lane = lanes_.find(sequence.generation); lane != lanes_.end())
-        std::erase(lane->second.sequences, id);
+    for (auto* lanes : {&lanes_, &parked_})
+        if (const auto lane = lanes->find(sequence.generation); lane != lanes->end())
+            std::erase(lane->second.sequences, id);
     queue_.erase(id);
     settle_claim(id);
     if (sequence.admitted_at != 0) {  // it was charged for all that it might have generated

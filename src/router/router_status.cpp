@@ -88,6 +88,8 @@ std::vector<wire::Counter> Router::all_counters() const {
         {"tokens_prefilled", own.tokens_prefilled},
         {"prefix_tokens", own.prefix_tokens},
         {"preemptions", own.preemptions},
+        {"recoveries", own.recoveries},
+        {"replays", own.replays},
         {"frames_sent", own.frames_sent},
         {"results", own.results},
         {"results_stale", own.results_stale},

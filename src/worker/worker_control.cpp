@@ -60,9 +60,9 @@ void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs 
         return;
     }
     if (const auto* route = std::get_if<wire::Route>(&body)) on_route(*session, *route, now);
-    if (const auto* fence = std::get_if<wire::Fence>(&body)) on_fence(*session, fence->through);
+    if (const auto* fence = std::get_if<wire::Fence>(&body)) on_fence(*session, fence->through, now);
     if (const auto* beat = std::get_if<wire::RouterHeartbeat>(&body))
-        on_router_heartbeat(*session, *beat);
+        on_router_heartbeat(*session, *beat, now);
 }
 
 void Worker::on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
@@ -91,7 +91,7 @@ bool Worker::can_be(const std::vector<wire::RouteHop>& hops) const {
 
 // The route's generation is above everything it fences, so nothing of it can be queued yet.
 void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs now) {
-    fence(session, route.fences_through);
+    fence(session, route.fences_through, now);
     if (route.generation <= session.fenced_through) return;
     if (state_ == wire::WorkerState::kDraining) return;
     if (const auto known = session.routes.find(route.generation); known != session.routes.end()) {
@@ -126,13 +126,17 @@ void Worker::report_ready(RouterSession& session, Generation generation, Install
     send(session, wire::Ready{generation});
 }
 
-void Worker::on_fence(RouterSession& session, Generation through) {
-    fence(session, through);
+void Worker::on_fence(RouterSession& session, Generation through, TimeUs now) {
+    fence(session, through, now);
     send(session, wire::Fenced{session.fenced_through});
 }
 
-void Worker::fence(RouterSession& session, Generation through) {
+// The last heartbeat of what is fenced says how far it had come: the router wants to know what a
+// worker that died was computing.
+void Worker::fence(RouterSession& session, Generation through, TimeUs now) {
     if (through <= session.fenced_through) return;
+    if (!session.routes.empty() && session.routes.begin()->first <= through)
+        send_heartbeat(session, now);
     session.fenced_through = through;
     const auto fenced = [&](const FramePtr& f) {
         return f->frame.header.generation <= through;
@@ -153,17 +157,18 @@ void Worker::fence(RouterSession& session, Generation through) {
 }
 
 void Worker::forget_router(RouterSession& session, TimeUs now) {
-    fence(session, UINT64_MAX);
+    session.router = 0;  // to whom nothing is said any more
+    fence(session, UINT64_MAX, now);
     session.fenced_through = 0;
-    session.router = 0;
     session.heartbeat_at = kNever;
     session.hello_at = now;
     for (RoleState* role : {&stage_, &sampler_})
         if (role->executor != nullptr) role->executor->forget(session.share);
 }
 
-void Worker::on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat) {
-    if (beat.fence_through > session.fenced_through) on_fence(session, beat.fence_through);
+void Worker::on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat,
+                                 TimeUs now) {
+    if (beat.fence_through > session.fenced_through) on_fence(session, beat.fence_through, now);
     for (auto& [generation, route] : session.routes) report_ready(session, generation, route);
 }
 

@@ -24,6 +24,7 @@ enum class ErrorCode : uint8_t {
     kDeadlineExceeded, // the request's deadline_ms is over
     kNoRoute,          // no complete set of workers within the waiting bound
     kWorkerLost,       // a worker of the route died or restarted
+    kPoison,           // two workers died while they computed this request alone
     kNonFinite,        // the model produced a logit that is not finite
     kDraining,         // the router is shutting down
     kCancelled,        // the client is silent, gone, or does not read

@@ -4,6 +4,9 @@
 //     HELLO --> available --ROUTE to each hop--> installing --READY from all, own link up--> up
 //                   ^                                                                      |
 //                   +---------------- FENCE to each hop (any fault) -----------------------+
+//
+// A route that was up leaves Remains: as long as its stages live, a successor with the same stages
+// goes on with their KV. When it is lost, what ran there begins again somewhere (recovery.cpp).
 #pragma once
 
 #include <cstdint>
@@ -38,7 +41,7 @@ struct ClusterConfig {
     uint32_t width = 0;
     uint32_t vocab = 0;
     uint32_t heartbeat_interval_ms = 200;
-    uint32_t failure_threshold = 25;  // intervals of silence until a worker is dead
+    uint32_t failure_threshold = 4;  // intervals of silence until a worker is taken for dead
     TimeUs install_timeout_us = 10 * kSecondUs;
 };
 
@@ -48,6 +51,13 @@ struct ClusterCounters {
     uint64_t workers_refused = 0;   // HELLO answered with REJECT
     uint64_t ctrl_malformed = 0;    // no message of the protocol
     uint64_t ctrl_unexpected = 0;   // of a peer that is no worker here, or about another's route
+};
+
+// What is thought of a worker, from when it was heard last.
+enum class Health : uint8_t {
+    kAlive,
+    kSuspect,  // half of the silence that makes it kSilent: it gets no new work
+    kSilent,   // its route is fenced; it is waited for where nobody can take its place
 };
 
 struct WorkerPeer {
@@ -64,7 +74,19 @@ struct WorkerPeer {
     uint64_t heard_sequence = 0;
     TimeUs heard_at = 0;
     TimeUs heartbeat_at = 0;
-    TimeUs avoid_until = 0;       // after an edge to it did not come up
+    Health health = Health::kAlive;
+    TimeUs unreachable_at = 0;    // its control connection was gone, and nothing was heard since
+    bool spoke = false;           // since its HELLO, and not only HELLO again
+};
+
+// What a hop said of the frames of its route, last.
+struct HopReport {
+    FrameNumber accepted = 0;
+    FrameNumber forwarded = 0;
+    bool egress_empty = true;
+    FrameNumber missing = 0;      // a frame that left the hop before and did not arrive; 0 none
+    uint32_t missing_beats = 0;   // heartbeats in a row that said so
+    TimeUs missing_since = 0;
 };
 
 // One installed (or installing) route. Workers are named by incarnation.
@@ -79,8 +101,21 @@ struct Route {
     bool draining = false;              // a worker of it drains: no new sequences
     TimeUs installed_at = 0;
     std::shared_ptr<KvBlocks> kv;
+    Generation succeeds = 0;            // whose Remains it goes on with; 0 none
+    uint32_t faults_in_row = 0;         // of this chain of successors, without a RESULT
+    FrameNumber sent = 0;
+    FrameNumber answered = 0;
+    std::vector<HopReport> reports;     // by hop; of us the last
 
     uint32_t stages() const { return static_cast<uint32_t>(hops.size()) - 1; }
+};
+
+// What a route that was up has left: stages that may still hold its KV.
+struct Remains {
+    std::vector<Incarnation> stages;
+    std::shared_ptr<KvBlocks> kv;
+    uint32_t faults_in_row = 0;
+    Generation successor = 0;  // that is being installed
 };
 
 class Cluster {
@@ -89,9 +124,15 @@ public:
     class Events {
     public:
         virtual ~Events() = default;
+        // With `succeeds`: what that one had is there, up to what its RESULTs have confirmed.
         virtual void on_route_up(const Route& route) = 0;
-        virtual void on_route_down(const Route& route, const std::string& why) = 0;
+        // A route that was up may leave its KV to a successor, or on_kv_lost follows.
+        virtual void on_route_down(const Route& route, const std::string& why, TimeUs now) = 0;
+        virtual void on_kv_lost(Generation generation, const std::string& why, TimeUs now) = 0;
         virtual void on_worker_event(const WorkerPeer& worker, const std::string& what) = 0;
+        virtual void on_worker_died(Incarnation incarnation, TimeUs now) = 0;
+        // Of a route that is down: how far a hop had come when it was fenced.
+        virtual void on_last_report(Incarnation worker, const wire::RouteReport& report) = 0;
     };
 
     Cluster(const ClusterConfig& config, Outbox& outbox, Events& events);
@@ -107,6 +148,13 @@ public:
     void fault(Generation generation, const std::string& why, TimeUs now);
     // Ends a route that nobody uses any more.
     void retire(Generation generation, TimeUs now);
+    // Ends a route with nothing in flight one of whose workers drains: like a fault, but nobody's.
+    void hand_over(Generation generation, TimeUs now);
+    // Whether what runs there could run without the workers of it that drain.
+    bool has_alternative(const Route& route) const;
+    bool takes_new(const Route& route) const;
+    // It failed, and others are preferred for a while.
+    bool is_avoided(const WorkerPeer& worker, TimeUs now) const;
 
     Route* find_route(Generation generation);
     const std::map<Generation, Route>& routes() const { return routes_; }
@@ -114,8 +162,8 @@ public:
 
     // Credit of a frame over all workers of a route.
     bool credit_allows(const Route& route, uint64_t bytes) const;
-    void debit(const Route& route, uint64_t bytes);
-    void credit(const Route& route, uint64_t bytes);
+    void debit(Route& route, uint64_t bytes);
+    void credit(Route& route, uint64_t bytes);  // by its RESULT
 
     void stop_forming() { forming_ = false; }
     // Every worker that is still there has acknowledged its last FENCE: nobody waits for this
@@ -124,6 +172,13 @@ public:
     const ClusterCounters& counters() const { return counters_; }
 
 private:
+    using Usable = std::function<bool(const WorkerPeer&)>;
+    // What went wrong with the workers of one name, also before a restart.
+    struct Record {
+        std::deque<TimeUs> faults;
+        TimeUs avoid_until = 0;
+    };
+
     void on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
                   TimeUs now);
     std::string mismatch(const wire::Hello& hello) const;
@@ -132,14 +187,35 @@ private:
     void on_fenced(WorkerPeer& worker, Generation through, TimeUs now);
     void on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now);
     void on_unreachable(const WorkerPeer& worker, const wire::Unreachable& report, TimeUs now);
-    void maybe_up(Route& route);
+    void on_forgotten(WorkerPeer& worker, TimeUs now);
+    void maybe_up(Route& route, TimeUs now);
     void form_route(TimeUs now);
-    std::vector<Incarnation> find_chain(
-        const std::function<bool(const WorkerPeer&)>& allowed) const;
-    void install(const std::vector<Incarnation>& hops, TimeUs now);
+    bool is_free(const WorkerPeer& worker) const;
+    std::vector<Incarnation> find_chain(const Usable& usable) const;
+    std::vector<Incarnation> with_sampler(std::vector<Incarnation> stages,
+                                          const Usable& usable) const;
+    void install(const std::vector<Incarnation>& hops, TimeUs now, Generation succeeds = 0);
     void send_route(WorkerPeer& worker, const Route& route);
     Route take_down(Generation generation);
-    void lose(Incarnation incarnation, const std::string& why, TimeUs now);
+    enum class Loss : uint8_t { kDeath, kGoodbye };
+    void lose(Incarnation incarnation, Loss loss, const std::string& why, TimeUs now);
+
+    // Remains (cluster_recovery.cpp).
+    void leave_remains(const Route& route, const std::string& why, TimeUs now);
+    std::vector<Incarnation> successor_of(const Remains& remains, const Usable& usable) const;
+    bool restore_one(const Usable& usable, TimeUs now);
+    void drop_remains_of(Incarnation stage, const std::string& why, TimeUs now);
+    void drop_unrestorable(TimeUs now);
+
+    // Health (cluster_health.cpp).
+    TimeUs dead_us() const;
+    void check_health(TimeUs now);
+    void note_alive(WorkerPeer& worker, TimeUs now);
+    void note_fault(Incarnation worker, TimeUs now);
+    void avoid(const std::string& name, TimeUs now);
+    bool note_report(Route& route, const wire::RouteReport& report, TimeUs now);
+    bool is_missing(const Route& route, HopReport& at, FrameNumber left, FrameNumber arrived,
+                    TimeUs now) const;
     void send(WorkerPeer& worker, wire::ControlBody body);
     void send_to(const std::string& peer, wire::ControlBody body);
 
@@ -149,6 +225,8 @@ private:
     std::map<Incarnation, WorkerPeer> workers_;
     std::deque<Incarnation> replaced_;  // never accepted again, the oldest first
     std::map<Generation, Route> routes_;
+    std::map<Generation, Remains> remains_;
+    std::map<std::string, Record> records_;  // by a worker's name
     Generation last_generation_ = 0;
     LinkId next_link_ = 1;
     uint64_t stray_sequence_ = 0;     // of messages to peers that are not members

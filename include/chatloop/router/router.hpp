@@ -6,8 +6,8 @@
 //     on_result -> credit -> commit -> stop rules -> text -> client
 //
 // One class over files by hop: router_ingress, router_requests, router_admission, router_frames,
-// router_dispatch, router_egress, router_clients, router (the rest). It owns no socket and reads no
-// clock.
+// router_dispatch, router_egress, router_clients, recovery (after a fault), router (the rest). It
+// owns no socket and reads no clock.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,7 @@
 #include "chatloop/router/cluster.hpp"
 #include "chatloop/router/cost_model.hpp"
 #include "chatloop/router/histogram.hpp"
+#include "chatloop/router/poison.hpp"
 #include "chatloop/router/preemption.hpp"
 #include "chatloop/router/sequence.hpp"
 #include "chatloop/text/text.hpp"
@@ -53,7 +54,7 @@ struct RouterConfig {
     uint32_t max_queue_size = 512;     // requests that wait
     TimeUs queue_timeout_us = 0;       // of a request that was not admitted; 0: none
     TimeUs route_wait_us = 60 * kSecondUs;     // a request waits that long for a route
-    TimeUs result_timeout_us = 120 * kSecondUs;
+    TimeUs result_timeout_us = 120 * kSecondUs;  // at the most; less when times are learnt
     TimeUs client_silence_us = 30 * kSecondUs;
     TimeUs drain_timeout_us = 30 * kSecondUs;
 };
@@ -75,6 +76,8 @@ struct RouterCounters {
     uint64_t tokens_prefilled = 0;     // prompt rows computed, replays too
     uint64_t prefix_tokens = 0;        // prompt rows found in the prefix cache
     uint64_t preemptions = 0;
+    uint64_t recoveries = 0;           // sequences that a fault or a hand-over interrupted
+    uint64_t replays = 0;              // of these, whose rows are computed again from the first
     std::map<std::string_view, uint64_t> errors;  // ERROR messages, by code
 };
 
@@ -149,10 +152,12 @@ private:
     struct Lane {
         FrameNumber sent = 0;
         FrameNumber answered = 0;
+        TimeUs answered_at = 0;
         std::deque<InFlight> in_flight;
         std::vector<SequenceId> sequences;  // in order of admission
         RouteCost cost;
         TimeUs hold_until = kNever;         // a frame waits for company (waits_for_company)
+        bool hands_over = false;            // no frames any more: others go on (hand_over)
         // For STATUS: the time with frames in flight, and by hop the time spent computing.
         TimeUs work_us = 0;
         TimeUs busy_since = 0;
@@ -214,9 +219,25 @@ private:
     void note_rate(TimeUs now);
     uint32_t retry_after_ms() const;
 
+    // Recovery.
+    void roll_back(Sequence& sequence);
+    void adopt(const Route& route, Lane& lane);
+    void requeue(Sequence& sequence, TimeUs now);
+    void on_refused(Sequence& sequence, TimeUs now);
+    bool is_waiting(const Sequence& sequence) const;  // for a place, or for its route to be back
+    TimeUs overdue_at(const Route& route, const Lane& lane) const;
+    void check_overdue(TimeUs now);
+    void hand_over(TimeUs now);
+    void note_accident(const Route& route, const Lane& lane, TimeUs now);
+    void judge(TimeUs now);
+    void suspect(const std::vector<ItemRows>& items);
+    void suspect_alone(Sequence& sequence, const ItemRows& item);
+
     // Frames.
     void fill_route(const Route& route, Lane& lane, TimeUs now);
     Ready ready_rows(const Lane& lane) const;
+    std::vector<Sequence*> runnable(const Lane& lane) const;
+    static void replays_first(std::vector<Sequence*>& prefill);
     uint32_t micro_batches(const Route& route, const Lane& lane, const Ready& ready) const;
     uint32_t frames_max(const Route& route, const Lane& lane, const Ready& ready) const;
     uint32_t decode_share(const Route& route, const Lane& lane, const Ready& ready) const;
@@ -276,8 +297,11 @@ private:
 
     // Cluster::Events.
     void on_route_up(const Route& route) override;
-    void on_route_down(const Route& route, const std::string& why) override;
+    void on_route_down(const Route& route, const std::string& why, TimeUs now) override;
+    void on_kv_lost(Generation generation, const std::string& why, TimeUs now) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
+    void on_worker_died(Incarnation worker, TimeUs now) override;
+    void on_last_report(Incarnation worker, const wire::RouteReport& report) override;
 
     RouterConfig config_;
     Outbox& outbox_;
@@ -295,6 +319,9 @@ private:
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     std::map<Admission, SequenceId> by_admission_;
     std::map<Generation, Lane> lanes_;
+    std::map<Generation, Lane> parked_;  // of routes that are down, for a successor (Remains)
+    std::deque<Accident> accidents_;     // whose dead are not known yet
+    uint64_t last_group_ = 0;            // of suspects
     SequenceId last_sequence_ = 0;
     Admission last_admission_ = 0;
 

@@ -17,6 +17,14 @@
 
 namespace chatloop {
 
+// Its rows were in a frame that was running when a worker died (poison.hpp).
+struct Suspicion {
+    uint64_t group = 0;      // those that share a frame, and nobody else's rows do
+    uint32_t row_first = 0;  // the rows in question
+    uint32_t row_end = 0;
+    uint32_t deaths = 0;     // with nobody else in the frame
+};
+
 struct Sequence : SequenceStart {
     Sequence(SequenceStart start, std::shared_ptr<Request> of)
         : SequenceStart(std::move(start)), request(std::move(of)) {}
@@ -32,6 +40,10 @@ struct Sequence : SequenceStart {
     uint32_t blocks_sent = 0;        // entries of placement->blocks named to the workers
     bool lacks_block = false;        // its next row has no block: it waits for one
     bool gives_way = false;          // is preempted when none of its rows is in flight
+    uint32_t confirmed = 0;          // rows whose RESULT came, of this placement
+    bool recovers = false;           // computes again what a fault has taken
+    bool was_refused = false;        // by a hop, once: it began again, without the prefix cache
+    std::optional<Suspicion> suspicion;
 
     std::unique_ptr<TextStream> text;
     StopText stop_text;              // holds back what may become a stop string

@@ -79,9 +79,9 @@ private:
                     TimeUs now);
     void on_route(RouterSession& session, const wire::Route& route, TimeUs now);
     bool can_be(const std::vector<wire::RouteHop>& hops) const;
-    void on_fence(RouterSession& session, Generation through);
-    void on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat);
-    void fence(RouterSession& session, Generation through);
+    void on_fence(RouterSession& session, Generation through, TimeUs now);
+    void on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat, TimeUs now);
+    void fence(RouterSession& session, Generation through, TimeUs now);
     void forget_router(RouterSession& session, TimeUs now);
     void report_ready(RouterSession& session, Generation generation, InstalledRoute& route);
 

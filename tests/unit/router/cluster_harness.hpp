@@ -27,6 +27,7 @@ inline ClusterConfig cluster_config(uint32_t layers) {
     config.layers = layers;
     config.width = 2;
     config.vocab = 96;
+    config.failure_threshold = 25;  // a test need not beat for its workers all the time
     return config;
 }
 
@@ -114,13 +115,20 @@ public:
     std::unique_ptr<Cluster> cluster;
     std::vector<Generation> up;
     std::vector<std::pair<Generation, std::string>> down;
+    std::vector<Generation> kv_lost;
+    std::vector<Incarnation> died;
     std::vector<std::string> events;
 
 private:
     void on_route_up(const Route& route) override { up.push_back(route.generation); }
-    void on_route_down(const Route& route, const std::string& why) override {
+    void on_route_down(const Route& route, const std::string& why, TimeUs) override {
         down.emplace_back(route.generation, why);
     }
+    void on_kv_lost(Generation generation, const std::string&, TimeUs) override {
+        kv_lost.push_back(generation);
+    }
+    void on_worker_died(Incarnation worker, TimeUs) override { died.push_back(worker); }
+    void on_last_report(Incarnation, const wire::RouteReport&) override {}
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override {
         events.push_back(worker.hello.name + " " + what);
     }

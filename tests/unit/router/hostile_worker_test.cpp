@@ -28,7 +28,7 @@ TEST_CASE("a worker speaks only for the route that it is on") {
     h.hear(66, wire::Gap{1, 0, 5, 7, wire::GapReason::kNumber});
     h.hear(66, wire::Unreachable{1, 0, 10});
     CHECK(h.cluster->counters().ctrl_unexpected == 2);
-    CHECK(h.cluster->workers().at(10).avoid_until == 0);
+    CHECK_FALSE(h.cluster->is_avoided(h.cluster->workers().at(10), h.now));
     h.hear(66, wire::Ready{1});
     h.hear(66, wire::Fenced{UINT64_MAX});
     h.beat(66, {{1, 0, UINT64_MAX, 0, false, true}}, wire::WorkerState::kReady, UINT64_MAX);

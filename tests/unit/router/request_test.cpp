@@ -276,33 +276,6 @@ TEST_CASE("a client that is gone or silent takes its requests with it, and only 
     }
 }
 
-TEST_CASE("a lost route ends its requests with worker_lost, those that wait go on") {
-    UpRouter h({4, 16u << 20, 1, 16});
-    h.submit("runs", 3, 50);
-    h.submit("waits", 3, 2);
-    h.answer(h.result_of(0));
-    h.router->on_worker_gone(peer_of(kWorker), h.now);
-    REQUIRE(h.errors() == Codes{"worker_lost"});
-    CHECK(h.heard<wire::Failure>()[0].retryable);
-    CHECK(h.heard<wire::Failure>()[0].committed == 1);
-    h.answered = h.frames();
-    h.bring_up();
-    h.answer_all();
-    REQUIRE(h.heard<wire::Done>().size() == 1);
-    CHECK(h.heard<wire::Done>()[0].request_id == "waits");
-}
-
-TEST_CASE("a RESULT that is overdue is a fault") {
-    UpRouter h;
-    h.submit("r", 3, 2);
-    for (int second = 0; second < 120; ++second) {
-        CHECK(h.errors().empty());
-        h.beat();
-        h.say(wire::Ping{1});
-        h.tick(kSecondUs);
-    }
-    CHECK(h.errors() == Codes{"worker_lost"});
-}
 
 TEST_CASE("drain finishes what runs, refuses what comes, lets the workers go") {
     UpRouter h;

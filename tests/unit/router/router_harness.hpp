@@ -60,6 +60,10 @@ public:
                  kWorker + i);
             hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}, {}}, kWorker + i);
         }
+        return form();
+    }
+    // The route that the workers form, also after a fault: they hold what they held.
+    Generation form() {
         tick(200 * kMillisecondUs);
         REQUIRE(!router->cluster().routes().empty());
         const Route& route = router->cluster().routes().rbegin()->second;
@@ -69,12 +73,23 @@ public:
         REQUIRE(router->ready());
         return generation;
     }
+    // A fault of the newest route, and its successor; frames of before are not answered any more.
+    Generation fault_and_form() {
+        const Route& route = router->cluster().routes().rbegin()->second;
+        router->on_link(route.link, false, now);
+        answered = frames();
+        beat();
+        return form();
+    }
     // The workers are well: what keeps them from being taken for dead.
     void beat() {
         for (uint32_t i = 0; i < stages_; ++i) {
             std::vector<wire::RouteReport> routes;
             for (const auto& [generation, route] : router->cluster().routes())
-                routes.push_back({generation, static_cast<uint8_t>(i), 0, 0, true, true});
+                for (size_t hop = 0; hop < route.hops.size(); ++hop)
+                    if (route.hops[hop] == kWorker + i)
+                        routes.push_back({generation, static_cast<uint8_t>(hop), route.sent,
+                                          route.answered, true, true});
             hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, std::move(routes), {}},
                  kWorker + i);
         }

@@ -1,0 +1,168 @@
+// Health: who is silent, who fails too often, and which frame left a hop without reaching the next.
+// A suspicion may be wrong: it costs time, never a token.
+#include <algorithm>
+
+#include "chatloop/core/limits.hpp"
+#include "chatloop/router/cluster.hpp"
+
+namespace chatloop {
+
+namespace {
+
+constexpr TimeUs kUnreachableUs = 250 * kMillisecondUs;  // a connection that is made anew is back
+constexpr int64_t kPatience = 10;  // times the silence of a fault: who may still return is waited for
+constexpr TimeUs kFaultWindowUs = 60 * kSecondUs;
+constexpr size_t kFaultsMax = 3;                // in the window
+constexpr TimeUs kProbationUs = 30 * kSecondUs;
+constexpr TimeUs kOneFaultUs = 500 * kMillisecondUs;  // what is seen twice happened once
+constexpr size_t kRecordsMax = 2 * kWorkersMax;
+constexpr uint32_t kDoublingsMax = 6;
+
+}  // namespace
+
+TimeUs Cluster::dead_us() const {
+    return TimeUs{config_.heartbeat_interval_ms} * config_.failure_threshold * kMillisecondUs;
+}
+
+// Any message of a worker is a sign of life.
+void Cluster::note_alive(WorkerPeer& worker, TimeUs now) {
+    worker.heard_at = now;
+    worker.unreachable_at = 0;
+    if (worker.health == Health::kAlive) return;
+    if (worker.health == Health::kSilent) events_.on_worker_event(worker, "is heard again");
+    worker.health = Health::kAlive;
+    form_at_ = now;
+}
+
+// A worker whose control connection is gone may be about to connect anew; meanwhile it is as good
+// as silent.
+void Cluster::on_unreachable(const std::string& peer, TimeUs now) {
+    const auto found = std::find_if(workers_.begin(), workers_.end(),
+                                    [&](const auto& entry) { return entry.second.peer == peer; });
+    if (found == workers_.end() || found->second.unreachable_at != 0) return;
+    WorkerPeer& worker = found->second;
+    worker.unreachable_at = now;
+    worker.health = Health::kSilent;
+    note_fault(worker.incarnation, now);
+    events_.on_worker_event(worker, "cannot be reached");
+    fault(worker.generation, worker.hello.name + " cannot be reached", now);
+}
+
+void Cluster::check_health(TimeUs now) {
+    std::vector<std::pair<Incarnation, std::string>> lost;
+    std::vector<Incarnation> silent;
+    for (auto& [incarnation, worker] : workers_) {
+        const TimeUs silence_us = now - worker.heard_at;
+        if (worker.unreachable_at != 0 && now - worker.unreachable_at >= kUnreachableUs) {
+            lost.emplace_back(incarnation, "is gone: it cannot be reached");
+        } else if (silence_us > kPatience * dead_us()) {
+            lost.emplace_back(incarnation, "is gone: it stayed silent");
+        } else if (silence_us > dead_us() && worker.health != Health::kSilent) {
+            worker.health = Health::kSilent;
+            silent.push_back(incarnation);
+        } else if (silence_us > dead_us() / 2 && worker.health == Health::kAlive) {
+            worker.health = Health::kSuspect;
+        }
+    }
+    for (const Incarnation incarnation : silent) {
+        const WorkerPeer& worker = workers_.at(incarnation);
+        note_fault(incarnation, now);
+        events_.on_worker_event(worker, "is silent");
+        fault(worker.generation, worker.hello.name + " is silent", now);
+    }
+    for (const auto& [incarnation, why] : lost) lose(incarnation, Loss::kDeath, why, now);
+}
+
+// After a pause of our own.
+void Cluster::rearm(TimeUs now) {
+    for (auto& [incarnation, worker] : workers_) worker.heard_at = now;
+    for (auto& [generation, route] : routes_) {
+        route.installed_at = now;
+        for (HopReport& report : route.reports) report.missing = 0;
+    }
+}
+
+TimeUs Cluster::next_timer() const {
+    TimeUs next = form_at_;
+    for (const auto& [incarnation, worker] : workers_) {
+        next = std::min(next, worker.heartbeat_at);
+        if (worker.unreachable_at != 0)
+            next = std::min(next, worker.unreachable_at + kUnreachableUs);
+        if (worker.health != Health::kSilent) next = std::min(next, worker.heard_at + dead_us() + 1);
+    }
+    return next;
+}
+
+// An edge counts for the worker at its end.
+void Cluster::note_fault(Incarnation incarnation, TimeUs now) {
+    const auto found = workers_.find(incarnation);
+    if (found == workers_.end()) return;
+    const std::string& name = found->second.hello.name;
+    if (records_.size() >= kRecordsMax && !records_.contains(name))
+        std::erase_if(records_, [now](const auto& entry) {
+            return now >= entry.second.avoid_until &&
+                   now - entry.second.faults.back() > kFaultWindowUs;
+        });
+    if (records_.size() >= kRecordsMax && !records_.contains(name)) return;
+    Record& record = records_[name];
+    if (!record.faults.empty() && now - record.faults.back() < kOneFaultUs) return;
+    record.faults.push_back(now);
+    while (now - record.faults.front() > kFaultWindowUs) record.faults.pop_front();
+    if (record.faults.size() < kFaultsMax) return;
+    record.faults.erase(record.faults.begin());
+    record.avoid_until = now + kProbationUs;
+    events_.on_worker_event(found->second, "fails too often: others are preferred for 30 s");
+}
+
+void Cluster::avoid(const std::string& name, TimeUs now) {
+    Record& record = records_[name];
+    if (record.faults.empty()) record.faults.push_back(now);
+    record.avoid_until = now + kProbationUs;
+}
+
+bool Cluster::is_avoided(const WorkerPeer& worker, TimeUs now) const {
+    const auto record = records_.find(worker.hello.name);
+    return record != records_.end() && now < record->second.avoid_until;
+}
+
+// False: a frame left the hop before this one, or this last one for us, and did not arrive.
+bool Cluster::note_report(Route& route, const wire::RouteReport& report, TimeUs now) {
+    const size_t hop = report.hop;
+    HopReport& own = route.reports[hop];
+    own.accepted = report.accepted;
+    own.forwarded = report.forwarded;
+    own.egress_empty = report.egress_empty;
+    bool missing = false;
+    if (hop == 0) {
+        if (outbox_.backlog(route.link) == 0)
+            missing = is_missing(route, own, route.sent, own.accepted, now);
+    } else if (route.hops[hop - 1] != route.hops[hop] && route.reports[hop - 1].egress_empty) {
+        missing = is_missing(route, own, route.reports[hop - 1].forwarded, own.accepted, now);
+    }
+    if (hop + 1 == route.hops.size() && own.egress_empty)
+        missing |= is_missing(route, route.reports.back(), own.forwarded, route.answered, now);
+    return !missing;
+}
+
+// By two heartbeats in a row, or more where that was no cure: a large frame on a slow link takes
+// its time.
+bool Cluster::is_missing(const Route& route, HopReport& at, FrameNumber left, FrameNumber arrived,
+                         TimeUs now) const {
+    if (left <= arrived) {
+        at.missing = 0;
+        return false;
+    }
+    if (at.missing != arrived + 1) {
+        at.missing = arrived + 1;
+        at.missing_beats = 1;
+        at.missing_since = now;
+        return false;
+    }
+    const uint32_t beats = 2u << std::min(route.faults_in_row, kDoublingsMax);
+    const TimeUs interval_us = config_.heartbeat_interval_ms * kMillisecondUs;
+    // Several that were read at once, after a pause, are one.
+    return ++at.missing_beats >= beats &&
+           now - at.missing_since >= interval_us * (beats - 1) - interval_us / 2;
+}
+
+}  // namespace chatloop
