@@ -118,7 +118,7 @@ void ClientProcess::on_tick(TimeUs now, TimeUs) {
     if (!has_open()) heard_at_ = now;
     for (SimRequest& request : requests_) {
         if (request.ended()) continue;
-        if (!request.sent && now >= request.at) {
+        if (!request.sent && now >= request.at && bus_.is_up(front_)) {
             request.sent = true;
             if (request.resume) {
                 request.attempt = 1;
@@ -130,7 +130,8 @@ void ClientProcess::on_tick(TimeUs now, TimeUs) {
         }
         if (!request.sent) continue;
         if (bus_.is_up(front_) && now >= request.resume_at) take_up(request, now);
-        if (!request.cancel_sent && now >= request.cancel_at && !request.ended()) {
+        if (!request.cancel_sent && now >= request.cancel_at && !request.ended() &&
+            bus_.is_up(front_)) {
             request.cancel_sent = true;
             say(wire::Cancel{request.submit.request_id});
         }
