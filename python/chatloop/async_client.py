@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .async_connection import AsyncConnection
@@ -28,7 +29,8 @@ class AsyncClient:
             async for piece in client.stream(prompt="The capital of France is"):
                 print(piece.text, end="")
 
-    endpoint: the router's `front`, best with a numeric address.
+    endpoint: the router's `front`, best with a numeric address; or those of several routers: one
+        is used at a time, and when it falls silent for 2 s the next one goes on with the answers.
     timeout_s: the longest wait for the next piece of an answer, or for a pong or status.
     connect_timeout_s: the longest wait for a link to the router, before "unreachable".
     silence_timeout_s: a router that says nothing for so long while it is spoken to is
@@ -42,13 +44,13 @@ class AsyncClient:
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_ENDPOINT,
+        endpoint: str | Sequence[str] = DEFAULT_ENDPOINT,
         *,
         timeout_s: float = 600.0,
         connect_timeout_s: float = 5.0,
         silence_timeout_s: float = 10.0,
     ) -> None:
-        self._endpoint = endpoint
+        self._endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(endpoint)
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silence_timeout_s = silence_timeout_s
@@ -107,21 +109,21 @@ class AsyncClient:
             return
         request = Request(request_id, {})
         if not await connection.cancel_unknown(request, self._timeout_s):
-            raise no_answer(self._endpoint, "CANCEL", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "CANCEL", self._timeout_s)
         if request.error is not None:
             raise request.error
 
     async def ping(self) -> Pong:
         pong = await self._connected().ping(self._timeout_s)
         if pong is None:
-            raise no_answer(self._endpoint, "PING", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "PING", self._timeout_s)
         return pong
 
     async def status(self) -> dict[str, Any]:
         """The router's view of the cluster: the map of STATUS in docs/protocol.md."""
         status = await self._connected().status(self._timeout_s)
         if status is None:
-            raise no_answer(self._endpoint, "STATUS", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "STATUS", self._timeout_s)
         return status
 
     async def keep_alive(self) -> None:
@@ -167,6 +169,6 @@ class AsyncClient:
             self._connection = None
         if self._connection is None:
             self._connection = AsyncConnection(
-                self._endpoint, self._connect_timeout_s, self._silence_timeout_s
+                self._endpoints, self._connect_timeout_s, self._silence_timeout_s
             )
         return self._connection

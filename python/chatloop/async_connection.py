@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -63,10 +63,14 @@ class AsyncConnection:
     due or patience ends. Callers wait for an asyncio.Event that the news of their request sets.
     """
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, silence_timeout_s: float) -> None:
-        self._link = Link(endpoint)
+    def __init__(
+        self, endpoints: Sequence[str], connect_timeout_s: float, silence_timeout_s: float
+    ) -> None:
+        self._link = Link(endpoints)
         self._connect_timeout_s = connect_timeout_s
-        self._session = Session(endpoint, silence_timeout_s, self._try_send)
+        self._session = Session(
+            ", ".join(endpoints), silence_timeout_s, self._try_send, self._link.go_elsewhere
+        )
         self._departures: deque[Departure] = deque()  # in the order of their deadlines
         self._loop = asyncio.get_running_loop()
         self._fd = self._link.fileno()

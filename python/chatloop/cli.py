@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         with Client(
-            options.endpoint,
+            options.endpoint.split(","),
             timeout_s=options.timeout,
             connect_timeout_s=options.connect_timeout,
         ) as client:
@@ -77,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    common.add_argument(
+        "--endpoint",
+        default=DEFAULT_ENDPOINT,
+        help="of the router, or of several, with commas; default: %(default)s",
+    )
     common.add_argument("--timeout", type=float, default=600.0, help="seconds between two pieces")
     common.add_argument("--connect-timeout", type=float, default=5.0, help="seconds")
     common.add_argument("--json", action="store_true", help="print one JSON object")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
@@ -29,7 +30,8 @@ class Client:
         with Client() as client:
             print(client.generate(prompt="The capital of France is").text)
 
-    endpoint: the router's `front`, best with a numeric address.
+    endpoint: the router's `front`, best with a numeric address; or those of several routers: one
+        is used at a time, and when it falls silent for 2 s the next one goes on with the answers.
     timeout_s: the longest wait for the next piece of an answer, or for a pong or status.
     connect_timeout_s: the longest wait for a link to the router, before "unreachable".
     silence_timeout_s: a router that says nothing for so long while it is spoken to is
@@ -43,13 +45,13 @@ class Client:
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_ENDPOINT,
+        endpoint: str | Sequence[str] = DEFAULT_ENDPOINT,
         *,
         timeout_s: float = 600.0,
         connect_timeout_s: float = 5.0,
         silence_timeout_s: float = 10.0,
     ) -> None:
-        self._endpoint = endpoint
+        self._endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(endpoint)
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._silence_timeout_s = silence_timeout_s
@@ -105,21 +107,21 @@ class Client:
             return
         request = Request(request_id, {})
         if not connection.cancel_unknown(request, self._timeout_s):
-            raise no_answer(self._endpoint, "CANCEL", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "CANCEL", self._timeout_s)
         if request.error is not None:
             raise request.error
 
     def ping(self) -> Pong:
         pong = self._connected().ping(self._timeout_s)
         if pong is None:
-            raise no_answer(self._endpoint, "PING", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "PING", self._timeout_s)
         return pong
 
     def status(self) -> dict[str, Any]:
         """The router's view of the cluster: the map of STATUS in docs/protocol.md."""
         status = self._connected().status(self._timeout_s)
         if status is None:
-            raise no_answer(self._endpoint, "STATUS", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "STATUS", self._timeout_s)
         return status
 
     def keep_alive(self) -> None:
@@ -162,7 +164,7 @@ class Client:
         pid = os.getpid()
         connection = self._connections.get(pid)
         if connection is None:
-            made = Connection(self._endpoint, self._connect_timeout_s, self._silence_timeout_s)
+            made = Connection(self._endpoints, self._connect_timeout_s, self._silence_timeout_s)
             connection = self._connections.setdefault(pid, made)
             if connection is not made:
                 made.close()

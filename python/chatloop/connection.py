@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import protocol
@@ -27,10 +27,14 @@ class Connection:
     takes the socket from it after a slice.
     """
 
-    def __init__(self, endpoint: str, connect_timeout_s: float, silence_timeout_s: float) -> None:
-        self._link = Link(endpoint)
+    def __init__(
+        self, endpoints: Sequence[str], connect_timeout_s: float, silence_timeout_s: float
+    ) -> None:
+        self._link = Link(endpoints)
         self._connect_timeout_s = connect_timeout_s
-        self._session = Session(endpoint, silence_timeout_s, self._link.send)
+        self._session = Session(
+            ", ".join(endpoints), silence_timeout_s, self._link.send, self._link.go_elsewhere
+        )
         self._visitors = Visitors()  # of the lock, besides the leader
         self._leader: Gate | None = None  # of the caller that serves the socket
         self._led_s = 0.0  # when it was last seen

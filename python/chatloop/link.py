@@ -1,4 +1,7 @@
-"""The socket to the router: a DEALER with a bound on everything, and none of its traps."""
+"""The socket to a router: a DEALER with a bound on everything, and none of its traps.
+
+Of several routers it is connected to one at a time.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import secrets
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -24,7 +28,7 @@ _OPTIONS = (
     # the router, within its bounds (docs/protocol.md).
     (zmq.RCVHWM, 65536),
     (zmq.RECONNECT_IVL, 200),
-    (zmq.RECONNECT_IVL_MAX, 2000),  # several attempts within the silence that is borne
+    (zmq.RECONNECT_IVL_MAX, 500),  # a router that is restarted is back within a second or two
     (zmq.CONNECT_TIMEOUT, 2000),
     (zmq.HANDSHAKE_IVL, 5000),  # a peer that accepts and says nothing is given up
     (zmq.TCP_MAXRT, 10000),  # so is one that no longer acknowledges
@@ -36,6 +40,7 @@ _OPTIONS = (
 )
 _FAREWELL_MS = 200  # for the CANCELs of a client that closes with running requests
 _RENEW_S = 2.0  # the least age of a connection that is given up for a new one
+ELSEWHERE_S = 2.0  # a router without a sign of life for so long is left for the next one
 _EXIT_S = 1.0  # how long the end of the program waits for a daemon thread amid a call
 
 
@@ -46,8 +51,11 @@ class Link:
     thread that holds it may call everything, too.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoints: Sequence[str]) -> None:
+        if not endpoints:
+            raise ChatLoopError("invalid_request", "there is no endpoint of a router")
+        self._endpoints = endpoints
+        self._at = 0  # which of them it is connected to
         self._pid = os.getpid()
         self.lock = threading.RLock()
         self._polling = False
@@ -63,13 +71,20 @@ class Link:
             self._socket.setsockopt(option, value)
         # A name of its own lets the router find the client again after a reconnect.
         self._socket.setsockopt(zmq.ROUTING_ID, f"client:{secrets.token_hex(8)}".encode())
-        self._connected_s = time.monotonic()
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            text = f"{endpoint} is not an endpoint such as tcp://127.0.0.1:7101"
-            raise ChatLoopError("invalid_request", text) from error
+        self._connected_s = self._alive_s = time.monotonic()
+        for endpoint in (*endpoints[1:], endpoints[0]):  # and stays with the first
+            try:
+                self._socket.connect(endpoint)
+                if endpoint != endpoints[0]:
+                    self._socket.disconnect(endpoint)
+            except zmq.ZMQError as error:
+                self.close()
+                text = f"{endpoint} is not an endpoint such as tcp://127.0.0.1:7101"
+                raise ChatLoopError("invalid_request", text) from error
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoints[self._at]
 
     @property
     def inherited(self) -> bool:
@@ -90,12 +105,18 @@ class Link:
     def send(self, message: bytes, timeout_s: float = 0.0) -> bool:
         """False when no router takes it within `timeout_s`."""
         if not self._poll(zmq.POLLOUT, timeout_s):
-            return False
+            return self._not_sent()
         try:
             self._socket.send(message, zmq.DONTWAIT)
         except zmq.Again:  # it went away just now
-            return False
+            return self._not_sent()
+        self._alive_s = time.monotonic()
         return True
+
+    def _not_sent(self) -> bool:
+        if time.monotonic() - self._alive_s >= ELSEWHERE_S:
+            self.go_elsewhere()
+        return False
 
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when there is none for `timeout_s`."""
@@ -121,6 +142,18 @@ class Link:
             self._socket.close(linger_ms)
             self._context.term()
 
+    def go_elsewhere(self) -> bool:
+        """Connects to the next router, if there is another one."""
+        self.check_usable()
+        if len(self._endpoints) == 1:
+            return False
+        with contextlib.suppress(zmq.ZMQError):  # as in renew
+            self._socket.disconnect(self.endpoint)
+        self._at = (self._at + 1) % len(self._endpoints)
+        self._socket.connect(self.endpoint)
+        self._connected_s = self._alive_s = time.monotonic()
+        return True
+
     def renew(self) -> None:
         """Connects anew. libzmq gives up for good on a peer that once broke its protocol: another
         program that had the router's port, or a message beyond MAXMSGSIZE."""
@@ -130,13 +163,13 @@ class Link:
             return
         self._connected_s = now_s
         with contextlib.suppress(zmq.ZMQError):  # it was given up: there is nothing to disconnect
-            self._socket.disconnect(self._endpoint)
-        self._socket.connect(self._endpoint)
+            self._socket.disconnect(self.endpoint)
+        self._socket.connect(self.endpoint)
 
     def no_router(self, waited_s: float) -> ChatLoopError:
         """What is raised after so long without a link, which is made anew for the next call."""
         self.renew()
-        return unreachable(self._endpoint, f"no router answers within {waited_s:g} s")
+        return unreachable(", ".join(self._endpoints), f"no router answers within {waited_s:g} s")
 
     def fileno(self) -> int:
         """Readable when `events` is worth a look. Edge-triggered: send, receive and `events`

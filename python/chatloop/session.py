@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from . import protocol
+from . import link, protocol
 from .errors import UNREACHABLE, ChatLoopError, closed, unreachable
 from .request import Request, no_news
 from .results import Pong
 
-PING_INTERVAL_S = 2.0  # while a request runs; the router gives a client up after 30 s of silence
+PING_INTERVAL_S = 0.5  # while a request runs; the router gives a client up after 30 s of silence
 DRAIN_MAX = 64  # messages taken at one look at the socket
 ATTEMPTS_MAX = 5  # routers that may lose one request before it fails
 
@@ -64,12 +64,18 @@ class Session:
 
     send: takes a message if it can leave at once, and says whether it could. What must not be
     lost is sent by the caller, who then tells by `started` or `asked`. Times are monotonic.
+    go_elsewhere: connects to another router, if there is one, and says whether there is.
     """
 
     def __init__(
-        self, endpoint: str, silence_timeout_s: float, send: Callable[[bytes], bool]
+        self,
+        endpoint: str,
+        silence_timeout_s: float,
+        send: Callable[[bytes], bool],
+        go_elsewhere: Callable[[], bool],
     ) -> None:
         self._endpoint = endpoint
+        self._go_elsewhere = go_elsewhere
         self._silence_timeout_s = silence_timeout_s
         self._send = send
         self._requests: dict[str, Request] = {}
@@ -80,6 +86,7 @@ class Session:
         self._first_nonce = 0  # of the PING that asks who the router is
         self._next_ping_s = 0.0
         self._unanswered_s: float | None = None  # when we spoke first since the router did
+        self._moved_s = 0.0  # when we last went to another router
         self._served_s = 0.0  # when the socket was last looked at
         self.strays = 0  # messages of requests that are not known (any more), ignored
 
@@ -162,7 +169,12 @@ class Session:
     def on_quiet(self, now_s: float) -> bool:
         """A look at the socket found nothing. True: the router was given up."""
         since_s = self._unanswered_s
-        if since_s is None or now_s - since_s < self._silence_timeout_s:
+        if since_s is None:
+            return False
+        if now_s - since_s < self._silence_timeout_s:
+            if now_s - max(since_s, self._moved_s) >= link.ELSEWHERE_S and self._go_elsewhere():
+                self._moved_s = now_s
+                self._next_ping_s = now_s  # whose answer tells that it is another one
             return False
         self._unanswered_s = None
         why = f"the router is silent for {self._silence_timeout_s:g} s"

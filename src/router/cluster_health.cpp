@@ -9,8 +9,8 @@ namespace chatloop {
 
 namespace {
 
-constexpr TimeUs kUnreachableUs = 250 * kMillisecondUs;  // a connection that is made anew is back
-constexpr int64_t kPatience = 10;  // times the silence of a fault: who may still return is waited for
+constexpr TimeUs kUnreachableUs = 250 * kMillisecondUs;  // a connection made anew is back
+constexpr int64_t kPatience = 10;  // times the silence of a fault: until then it may return
 constexpr TimeUs kFaultWindowUs = 60 * kSecondUs;
 constexpr size_t kFaultsMax = 3;                // in the window
 constexpr TimeUs kProbationUs = 30 * kSecondUs;
@@ -88,36 +88,43 @@ TimeUs Cluster::next_timer() const {
         next = std::min(next, worker.heartbeat_at);
         if (worker.unreachable_at != 0)
             next = std::min(next, worker.unreachable_at + kUnreachableUs);
-        if (worker.health != Health::kSilent) next = std::min(next, worker.heard_at + dead_us() + 1);
+        if (worker.health != Health::kSilent)
+            next = std::min(next, worker.heard_at + dead_us() + 1);
     }
     return next;
+}
+
+// Null when too many names had faults in the last minute.
+Cluster::Record* Cluster::record_of(const std::string& name, TimeUs now) {
+    const bool is_new = !records_.contains(name);
+    if (is_new && records_.size() >= kRecordsMax)
+        std::erase_if(records_, [now](const auto& entry) {
+            const Record& record = entry.second;
+            return now >= record.avoid_until &&
+                   (record.faults.empty() || now - record.faults.back() > kFaultWindowUs);
+        });
+    if (is_new && records_.size() >= kRecordsMax) return nullptr;
+    return &records_[name];
 }
 
 // An edge counts for the worker at its end.
 void Cluster::note_fault(Incarnation incarnation, TimeUs now) {
     const auto found = workers_.find(incarnation);
     if (found == workers_.end()) return;
-    const std::string& name = found->second.hello.name;
-    if (records_.size() >= kRecordsMax && !records_.contains(name))
-        std::erase_if(records_, [now](const auto& entry) {
-            return now >= entry.second.avoid_until &&
-                   now - entry.second.faults.back() > kFaultWindowUs;
-        });
-    if (records_.size() >= kRecordsMax && !records_.contains(name)) return;
-    Record& record = records_[name];
-    if (!record.faults.empty() && now - record.faults.back() < kOneFaultUs) return;
-    record.faults.push_back(now);
-    while (now - record.faults.front() > kFaultWindowUs) record.faults.pop_front();
-    if (record.faults.size() < kFaultsMax) return;
-    record.faults.erase(record.faults.begin());
-    record.avoid_until = now + kProbationUs;
+    Record* record = record_of(found->second.hello.name, now);
+    if (record == nullptr) return;
+    std::deque<TimeUs>& faults = record->faults;
+    if (!faults.empty() && now - faults.back() < kOneFaultUs) return;
+    faults.push_back(now);
+    while (now - faults.front() > kFaultWindowUs) faults.pop_front();
+    if (faults.size() < kFaultsMax) return;
+    faults.pop_front();
+    record->avoid_until = now + kProbationUs;
     events_.on_worker_event(found->second, "fails too often: others are preferred for 30 s");
 }
 
 void Cluster::avoid(const std::string& name, TimeUs now) {
-    Record& record = records_[name];
-    if (record.faults.empty()) record.faults.push_back(now);
-    record.avoid_until = now + kProbationUs;
+    if (Record* record = record_of(name, now)) record->avoid_until = now + kProbationUs;
 }
 
 bool Cluster::is_avoided(const WorkerPeer& worker, TimeUs now) const {

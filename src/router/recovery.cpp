@@ -137,7 +137,8 @@ void Router::check_overdue(TimeUs now) {
     std::vector<Generation> overdue;
     for (const auto& [generation, lane] : lanes_) {
         if (lane.in_flight.empty()) continue;
-        if (now >= overdue_at(*cluster_.find_route(generation), lane)) overdue.push_back(generation);
+        const Route& route = *cluster_.find_route(generation);
+        if (now >= overdue_at(route, lane)) overdue.push_back(generation);
     }
     for (const Generation generation : overdue)
         cluster_.fault(generation, "a RESULT is overdue", now);

@@ -60,7 +60,8 @@ void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs 
         return;
     }
     if (const auto* route = std::get_if<wire::Route>(&body)) on_route(*session, *route, now);
-    if (const auto* fence = std::get_if<wire::Fence>(&body)) on_fence(*session, fence->through, now);
+    if (const auto* fence = std::get_if<wire::Fence>(&body))
+        on_fence(*session, fence->through, now);
     if (const auto* beat = std::get_if<wire::RouterHeartbeat>(&body))
         on_router_heartbeat(*session, *beat, now);
 }

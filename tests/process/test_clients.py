@@ -106,28 +106,30 @@ def test_both_clients_continue_through_kill_9_of_the_router(own_cluster, right_a
     assert asyncio.run(main()) == [right_answer] * 2
 
 
-def test_kill_9_of_a_stage_is_a_retryable_error_and_resume_goes_on(own_cluster, right_answer):
-    client = own_cluster.client()
-    stream = client.stream(**LONG)
-    next(stream)
-    own_cluster.processes.pop("stage-0").kill()
-    with pytest.raises(ChatLoopError) as caught:
-        for _ in stream:
-            pass
-    error = caught.value
-    assert (error.code, error.retryable) == ("worker_lost", True)
-    assert 0 < error.committed == len(error.progress.token_ids) < LONG["max_tokens"]
-    own_cluster.start_worker("stage-0b", "chatloop-stage", "--partition", 0)
-    wait_until(lambda: client.status()["ready"], 20, "a route with the new stage")
-
-    async def rest() -> Answer:
-        async with AsyncClient(own_cluster.endpoints["front"], timeout_s=120) as other:
-            resumed = other.resume(error.progress)
-            async for _ in resumed:
+def test_after_an_error_resume_goes_on(build, tiny_model, tmp_path, right_answer):
+    with Cluster(build, tiny_model, tmp_path / "impatient",
+                 router=("--route-wait-secs", "1")) as cluster:
+        client = cluster.client()
+        stream = client.stream(**LONG)
+        next(stream)
+        cluster.processes.pop("stage-0").kill()
+        with pytest.raises(ChatLoopError) as caught:
+            for _ in stream:
                 pass
-            return of_generation(resumed.result)
+        error = caught.value
+        assert (error.code, error.retryable) == ("no_route", True)
+        assert 0 < error.committed == len(error.progress.token_ids) < LONG["max_tokens"]
+        cluster.start_worker("stage-0b", "chatloop-stage", "--partition", 0)
+        wait_until(lambda: client.status()["ready"], 20, "a route with the new stage")
 
-    assert asyncio.run(rest()) == right_answer
+        async def rest() -> Answer:
+            async with AsyncClient(cluster.endpoints["front"], timeout_s=120) as other:
+                resumed = other.resume(error.progress)
+                async for _ in resumed:
+                    pass
+                return of_generation(resumed.result)
+
+        assert asyncio.run(rest()) == right_answer
 
 
 def test_a_router_that_stops_answering_is_reported_in_time(own_cluster):

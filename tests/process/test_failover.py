@@ -1,4 +1,4 @@
-"""kill -9, SIGSTOP and SIGTERM of workers amid answers: each comes out bit for bit as without it."""
+"""kill -9, SIGSTOP and SIGTERM amid answers: each comes out bit for bit as without it."""
 
 from __future__ import annotations
 
@@ -253,3 +253,23 @@ def test_a_rolling_restart_of_all_workers(cluster, right):
         cluster.restart(name)
         wait_for_workers(cluster, 6)
         assert askers.ends() == right[400][:8]
+
+
+# ---- the router ----
+
+
+def test_the_router_killed_amid_answers(cluster, right):
+    """A new one at its address: the client library asks it to go on, with the tokens so far."""
+    askers = Askers(cluster, STREAMS, 2000)
+    cluster.restart_router()
+    assert askers.running == STREAMS
+    assert askers.ends() == right[2000]
+    assert cluster.client().status()["counters"]["requests"] >= STREAMS
+
+
+def test_the_router_and_a_stage_killed_together(cluster, right):
+    askers = Askers(cluster, STREAMS, 2000)
+    cluster.processes["stage-1"].kill()
+    cluster.restart_router()
+    cluster.restart("stage-1")
+    assert askers.ends() == right[2000]

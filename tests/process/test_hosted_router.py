@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from answers import of_generation
-from chatloop import ChatLoopError
 from cluster import ANY_PORT, Cluster
 from process_info import is_running
 
@@ -40,12 +39,8 @@ def test_a_lost_last_stage_and_the_next_route(build, tiny_model, tmp_path):
         for _ in range(3):
             with client.stream(**LONG) as stream:
                 next(stream)
-                cluster.processes["stage-1"].kill()
-                with pytest.raises(ChatLoopError) as caught:
-                    for _ in stream:
-                        pass
-            assert caught.value.code == "worker_lost"
-            cluster.restart("stage-1")
+                cluster.restart("stage-1")
+                assert 1 + sum(len(piece.token_ids) for piece in stream) == LONG["max_tokens"]
             assert of_generation(client.generate(**SHORT)) == expected
         assert client.status()["counters"]["routes_up"] == 4
         cluster.stop()

@@ -1,13 +1,12 @@
 """A partition file that is truncated while a worker has it mapped: that worker ends with a line
-that names the file, the requests of its route get a retryable error, and nobody else notices."""
+that names the file, what ran on its route goes on elsewhere, and no client notices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from answers import Answer, of_generation
-from chatloop import ChatLoopError
+from answers import of_generation
 from cluster import READY_TIMEOUT_S, Cluster, wait_until
 
 EXIT_CONFIG = 64
@@ -30,15 +29,6 @@ def two_routes(build, tiny_model, model, tmp_path) -> Iterator[Cluster]:
         yield cluster
 
 
-def outcome(stream: object) -> Answer | ChatLoopError:
-    try:
-        for _ in stream:
-            pass
-        return of_generation(stream.result)
-    except ChatLoopError as error:
-        return error
-
-
 def test_file_truncated_while_mapped(two_routes, model):
     client = two_routes.client()
     right = of_generation(client.generate(**LONG))
@@ -47,13 +37,11 @@ def test_file_truncated_while_mapped(two_routes, model):
         next(stream)
     with (model / "partition_0.safetensors").open("r+b") as file:
         file.truncate(0)
-    outcomes = [outcome(stream) for stream in streams]
-
-    errors = [found for found in outcomes if isinstance(found, ChatLoopError)]
-    assert 0 < len(errors) < len(streams)
-    assert {(error.code, error.retryable) for error in errors} == {("worker_lost", True)}
-    others = [found for found in outcomes if found not in errors]
-    assert others == [right] * len(others)
+    for stream in streams:
+        for _ in stream:
+            pass
+    assert [of_generation(stream.result) for stream in streams] == [right] * len(streams)
+    assert client.status()["counters"]["replays"] > 0
     replica = two_routes.processes["replica"]
     assert replica.wait(10) == EXIT_CONFIG
     line = replica.messages()[-1]

@@ -123,10 +123,10 @@ def test_drain_timeout_of_a_worker(build, tiny_model, tmp_path, name):
         with long_request(cluster) as stream:
             worker = cluster.processes[name]
             worker.terminate()
-            error = error_of(stream)
-            assert (error.code, error.retryable) == ("worker_lost", True)
             assert worker.wait(AT_ONCE_S) == 0
-        cluster.restart(name)
+            cluster.restart(name)  # and the answer goes on
+            tokens = 1 + sum(len(piece.token_ids) for piece in stream)
+            assert tokens == LONG_TINY["max_tokens"]
         client = cluster.client()
         wait_until(lambda: client.status()["ready"], 20, "the route is back")
         assert len(client.generate(**SHORT_TINY).token_ids) == SHORT_TINY["max_tokens"]
@@ -147,9 +147,11 @@ def test_a_second_sigterm_ends_at_once(build, tiny_model, tmp_path, name):
             process.terminate()
             assert process.wait(AT_ONCE_S) == 0
             if name != "router":
-                error = error_of(stream)
-                assert (error.code, error.retryable) == ("worker_lost", True)
-        del cluster.processes[name]
+                cluster.restart(name)
+                tokens = 21 + sum(len(piece.token_ids) for piece in stream)
+                assert tokens == LONG_TINY["max_tokens"]
+        if name == "router":
+            del cluster.processes[name]
         cluster.stop()
 
 

@@ -211,6 +211,7 @@ private:
     TimeUs dead_us() const;
     void check_health(TimeUs now);
     void note_alive(WorkerPeer& worker, TimeUs now);
+    Record* record_of(const std::string& name, TimeUs now);
     void note_fault(Incarnation worker, TimeUs now);
     void avoid(const std::string& name, TimeUs now);
     bool note_report(Route& route, const wire::RouteReport& report, TimeUs now);

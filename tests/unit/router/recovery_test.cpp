@@ -213,7 +213,8 @@ TEST_CASE("so too for a route whose sampler stays away") {
     RouterHarness h;
     h.config.cluster.layers = 1;
     h.remake();
-    h.hear(hello_of(h.config.cluster, {kWorker, "stage", wire::kRoleStage, 0, 1, {4, 16u << 20, 4, 16}}));
+    h.hear(hello_of(h.config.cluster, {kWorker, "stage", wire::kRoleStage, 0, 1,
+                                       {4, 16u << 20, 4, 16}}));
     h.hear(hello_of(h.config.cluster, {kWorker + 1, "sampler", wire::kRoleSampler, 0, 0,
                                        {4, 16u << 20, 0, 0}}), kWorker + 1);
     for (const Incarnation worker : {kWorker, kWorker + 1})
