@@ -54,7 +54,8 @@ void ClientProcess::connect() {
 
 // Nothing of it can have been lost on the way.
 bool ClientProcess::is_unbroken(const SimRequest& request) const {
-    return request.attempt == (request.resume ? 1 : 0) && bus_.handshakes(front_) <= 1;
+    return request.connection == front_ && bus_.handshakes(front_) <= 1 &&
+           request.attempt == (request.resume ? 1 : 0);
 }
 
 void ClientProcess::say(const wire::ClientBody& body) {
@@ -120,6 +121,7 @@ void ClientProcess::on_tick(TimeUs now, TimeUs) {
         if (request.ended()) continue;
         if (!request.sent && now >= request.at && bus_.is_up(front_)) {
             request.sent = true;
+            request.connection = front_;
             if (request.resume) {
                 request.attempt = 1;
                 say(wire::Resume{request.submit.request_id, 1, request.submit.parameters,

@@ -89,6 +89,7 @@ void Nemesis::kill(WorkerProcess& worker) {
     const WorkerPlace& place = worker.place();
     note(std::string(place.is_stage ? "a stage" : "a sampler") + " is killed: " + worker.name());
     worker.crash();
+    ++workers_killed_;
     revive(worker, timeline_.now() + 50 * kMillisecondUs + draw_duration(3000));
     if (burst_ && random_.one_in(2))
         timeline_.in(random_.below(2'000'000), [this] { burst_(); });

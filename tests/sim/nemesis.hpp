@@ -23,6 +23,7 @@ public:
     // Asks for so many faults between now and then. All of them end by themselves.
     void plan(uint32_t faults, TimeUs until);
     TimeUs over_at() const { return over_at_; }
+    uint32_t workers_killed() const { return workers_killed_; }
     // Requests that come right after a stage was replaced.
     void set_burst(std::function<void()> burst) { burst_ = std::move(burst); }
 
@@ -63,6 +64,7 @@ private:
     Timeline& timeline_;
     Victims victims_;
     TimeUs over_at_ = 0;
+    uint32_t workers_killed_ = 0;
     Harm harm_ = Harm::kNone;
     uint32_t pass_before_harm_ = 0;
     std::function<void()> burst_;

@@ -34,6 +34,7 @@ struct SimRequest {
     bool cancel_sent = false;
     bool abandoned = false;  // its client died, or gave it up
     TimeUs resume_at = kNever;
+    uint64_t connection = 0;  // on which it was sent
 
     std::vector<SimChoice> choices;  // n
     bool accepted = false;
