@@ -72,6 +72,16 @@ class Network:
     def link(self, address: str, state: str) -> None:
         run("ip", "-n", self._names[address], "link", "set", "eth0", state)
 
+    @contextlib.contextmanager
+    def one_way_cut(self, source: str, destination: str) -> Iterator[None]:
+        """Nothing gets from one to the other; the other way all goes on."""
+        route = ("ip", "-n", self._names[source], "route")
+        run(*route, "add", "blackhole", f"{destination}/32")
+        try:
+            yield
+        finally:
+            run(*route, "del", "blackhole", f"{destination}/32")
+
 
 def skip_without_namespaces() -> None:
     """Tries the whole: in a chroot namespaces are made, but not entered; a kernel may lack veth."""

@@ -24,6 +24,26 @@ TEST_CASE("FENCE drops queued frames, abandons the half-done one and is answered
     CHECK(fenced[0].through == 1);
 }
 
+TEST_CASE("before FENCED the worker says how far it had come, once") {
+    InstalledStage h;
+    h.stage.units = 1;
+    h.data({.number = 1});
+    h.data({.number = 2});
+    h.unit();
+    const size_t before = h.outbox.control.size();
+    h.hear(kRouterA, wire::Fence{1});
+    REQUIRE(h.outbox.control.size() == before + 2);
+    const auto* beat =
+        std::get_if<wire::WorkerHeartbeat>(&h.outbox.control[before].second.body);
+    REQUIRE(beat != nullptr);
+    REQUIRE(beat->routes.size() == 1);
+    CHECK(beat->routes[0].generation == 1);
+    CHECK(beat->routes[0].accepted == 2);
+    CHECK(beat->routes[0].forwarded == 1);
+    h.hear(kRouterA, wire::Fence{1});
+    CHECK(h.outbox.control.size() == before + 3);  // FENCED alone
+}
+
 TEST_CASE("a late frame of a fenced generation is dropped without a report") {
     InstalledStage h;
     h.hear(kRouterA, wire::Fence{1});
