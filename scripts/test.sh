@@ -75,7 +75,7 @@ run_pytest() {  # FOLDER [PYTHON]
         "${marks[@]}" --junitxml "$report" "$1"
 }
 
-packages=()
+packages=(--test)
 if ((long)); then packages=(--long); fi
 step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages "${packages[@]}"
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
