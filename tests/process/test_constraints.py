@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from answers import Answer, ask, ask_cpud, of_generation
 from chatloop import ChatLoopError
+from chatloop.parameters import parameters_map
 from random_schemas import random_schema
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
@@ -99,7 +100,8 @@ def test_the_same_tokens_alone_and_in_company_in_one_process_and_in_two(
     together = ask(client, constrained)
     alone = [of_generation(client.generate(**request)) for request in constrained]
     assert alone == together
-    assert ask_cpud(build, smollm2(1), tmp_path, constrained) == together
+    sent = [parameters_map(request) for request in constrained]
+    assert ask_cpud(build, smollm2(1), tmp_path, sent) == together
 
 
 def test_a_resumed_answer_goes_on_within_its_constraint(smollm2_cluster):

@@ -57,21 +57,22 @@ const LIMITS: ParserLimits = ParserLimits {
     verbose_errors: false,
 };
 
-/// The tokens as a trie of bytes: made once for a tokenizer.
+/// The tokens as a trie of bytes: made once for a tokenizer, before the loop runs, since it takes
+/// longer than a unit of work may (0.1 s for 49152 tokens).
 pub struct Vocabulary {
     factory: ParserFactory,
     ids: usize,
 }
 
 impl Vocabulary {
-    pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
-        let mut words = tokenizer.token_bytes(TokTrie::SPECIAL_TOKEN_MARKER).ok_or_else(|| {
-            Error::invalid_request("constraints are not served with this model's tokenizer")
-        })?;
+    /// None if it is not known what bytes the tokens are.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let marker = TokTrie::SPECIAL_TOKEN_MARKER;
+        let Some(mut words) = tokenizer.token_bytes(marker) else { return Ok(None) };
         let ids = words.len();
         // The end of the text is a token of its own, behind the others: its bit in a mask is
         // "may end here", whatever the model's stop ids are.
-        words.push([&[TokTrie::SPECIAL_TOKEN_MARKER], "<chatloop-end>".as_bytes()].concat());
+        words.push([&[marker], "<chatloop-end>".as_bytes()].concat());
         let info = TokRxInfo::new(words.len() as u32, ids as TokenId);
         let trie = TokTrie::from(&info, &words);
         // Any tokenization of the text is allowed: the model chooses.
@@ -81,7 +82,7 @@ impl Vocabulary {
             .map_err(Error::internal)?;
         factory.quiet();
         *factory.limits_mut() = LIMITS;
-        Ok(Self { factory, ids })
+        Ok(Some(Self { factory, ids }))
     }
 }
 
