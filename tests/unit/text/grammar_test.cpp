@@ -138,8 +138,7 @@ TEST_CASE("what is allowed is every token that stays within the language, and no
                                                   });
                     if (!spelled[id].empty() && fits) expected.push_back(id);
                 }
-                // JSON has white space between its parts: then there are more.
-                if (text.empty() || text[0] != '[') REQUIRE(ids_of(next) == expected);
+                REQUIRE(ids_of(next) == expected);
                 if (expected.empty()) break;
                 const uint32_t id = expected[random() % expected.size()];
                 REQUIRE(matcher->commit(id).ok());
@@ -174,10 +173,11 @@ TEST_CASE("JSON: objects, and a schema") {
     CHECK(ended > 0);
     const auto any = [&] { return good(engine->match({ConstraintKind::kJsonObject, {}})); };
     CHECK(takes(*engine, *any(), R"({"sea": [1, {"x": "\n"}], "t": true})"));
-    CHECK(takes(*engine, *any(), "{\n    \"a\": 1\n}"));
+    CHECK(takes(*engine, *any(), R"({"a":1,"b": [1,2, 3]})"));
     CHECK_FALSE(takes(*engine, *any(), "[1]"));
     CHECK_FALSE(takes(*engine, *any(), "{} "));
-    CHECK_FALSE(takes(*engine, *any(), "{" + std::string(60, ' ') + "}"));  // white space ends
+    for (const char* text : {"{ }", "{\n}", R"({"a":  1})", R"({"a" :1})"})  // in one line
+        CHECK_FALSE(takes(*engine, *any(), text));
 }
 
 TEST_CASE("a grammar of rules") {
