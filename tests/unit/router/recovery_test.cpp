@@ -291,6 +291,9 @@ TEST_CASE("replays go before new prompts, four at a time, and decoders run on") 
     size_t mixed = 0;
     for (size_t i = first; i < h.frames(); ++i) {
         size_t replays = 0, decoders = 0;
+        std::string dbg;
+        for (const wire::Item& item : h.frame(i).frame.items) dbg += std::to_string(item.admission) + ":" + std::to_string(item.position) + "+" + std::to_string(item.rows) + " ";
+        if (i < first + 14) MESSAGE(dbg);
         for (const wire::Item& item : h.frame(i).frame.items) {
             new_began |= item.admission == newest;
             replays += item.rows > 1 && item.admission != newest;
