@@ -242,14 +242,16 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--json", options.as_json, "one JSON object an answer");
     app.add_option("--stages", options.local.stages, "stage workers in this process");
     app.add_flag("--with-sampler", options.local.hosted_sampler, "the last stage hosts the sampler");
-    app.add_option("--kernels", options.local.kernels, "auto, avx512vnni, avx512, avx2 or reference");
+    app.add_option("--kernels", options.local.kernels,
+                   "auto, avx512vnni, avx512, avx2 or reference");
     options.local.memory.kv_cache_mb = 512;
     app.add_option("--kv-cache-mb", options.local.memory.kv_cache_mb,
                    "KV cache of the whole model, MiB");
     app.add_option("--weights", options.local.weights,
                    "mmap: from the files; huge: a copy in 2-MiB pages")
         ->check(CLI::IsMember({"mmap", "huge"}));
-    app.add_option("--kv-cache-dtype", options.local.kv_cache_dtype, "of keys and values in the KV cache")
+    app.add_option("--kv-cache-dtype", options.local.kv_cache_dtype,
+                   "of keys and values in the KV cache")
         ->check(CLI::IsMember({"f16", "fp16", "int8"}));
     app.add_flag("--poison-kv", options.local.poison_kv, "fill unwritten KV with NaN (for tests)");
     app.add_flag("--allow-paging", options.local.memory.allow_paging,

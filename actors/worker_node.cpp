@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/model/fingerprint.hpp"
@@ -94,6 +95,7 @@ public:
 private:
     void wire(const WorkerConfig& config);
     void load_slice(TimeUs now);
+    http::Response readiness() const;
     void on_link_change(LinkId id, bool up, TimeUs now) override {
         worker_->on_link(id, up, now);
     }
@@ -117,6 +119,11 @@ WorkerNode::WorkerNode(Host& host, const std::string& actor, const WorkerOptions
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
     metrics_ = open_metrics(options.metrics);
+    if (metrics_ != nullptr)
+        metrics_->site().add("GET", "/readyz", http::Access::kOpen,
+                             [this](http::ExchangeId, http::Request&, TimeUs) {
+                                 return std::optional<http::Response>(readiness());
+                             });
     WorkerConfig config;
     config.incarnation = random_u64();
     config.routers = options.routers;
@@ -206,6 +213,14 @@ void WorkerNode::load_slice(TimeUs now) {
     const WeightReport weights = report_weights({&model_.stage, 1}, model_.head);
     if (!weights.warning.empty()) log_line('w', weights.warning, {}, "model");
     log_line('i', "ready: " + weights.text, {}, "model");
+}
+
+// Of this process alone; the router's tells whether frames go through.
+http::Response WorkerNode::readiness() const {
+    const nlohmann::json body = {{"status", loaded_ ? "ready" : "loading"},
+                                 {"worker", options_.name},
+                                 {"layers", {model_.layers.first, model_.layers.end}}};
+    return {loaded_ ? 200 : 503, "application/json", body.dump(), {}};
 }
 
 void WorkerNode::run_unit(TimeUs now) {

@@ -10,6 +10,7 @@ packages=(
     ca-certificates
     ccache
     chromium
+    curl
     doctest-dev
     g++
     git
@@ -52,7 +53,7 @@ fi
 check=0
 for word in "$@"; do
     case $word in
-        --long) packages+=(clang libclang-rt-14-dev prometheus) ;;
+        --long) packages+=(clang libclang-rt-14-dev nginx-light prometheus) ;;
         --check) check=1 ;;
         *) echo "unknown option $word" >&2; exit 64 ;;
     esac

@@ -3,7 +3,8 @@
 # SmolLM2-135M-Instruct, starts the processes, asks one question and stops everything again.
 #   scripts/quickstart.sh [--keep] [--partitions N] [--model FILE.gguf] [--prompt TEXT]
 # About 5 minutes the first time (it compiles), then under 10 s.
-#     --keep            the cluster stays up (client front tcp://127.0.0.1:7101, run folder run/)
+#     --keep            the cluster stays up (http://127.0.0.1:8080, client front
+#                       tcp://127.0.0.1:7101, run folder run/)
 #                       until scripts/stop.sh; one that is up is replaced when its requests ended
 #     --partitions N    stage processes; default 2
 #     --model FILE      another model, a GGUF file
@@ -64,7 +65,10 @@ echo
 
 if ((keep)); then
     trap remove_step_log EXIT
-    echo "The cluster stays up: client front tcp://127.0.0.1:7101, logs in run/log, until scripts/stop.sh."
+    http=$(< "$run/http")
+    echo "The cluster stays up: $http, client front tcp://127.0.0.1:7101, logs in run/log, until scripts/stop.sh."
+    echo "Any client of OpenAI's API has it as base_url=$http/v1. With curl:"
+    echo "curl -N $http/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'"
     echo 'Ask it: scripts/chatloop.sh generate "..." --chat --stats'
     echo "Its model directory: $(split_dir "$gguf" "$partitions")"
 else

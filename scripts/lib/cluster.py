@@ -20,13 +20,29 @@ from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of
 HOST = "127.0.0.1"
 ROUTER = "router-0"
 PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
-FRONT_OFFSET, RESULT_OFFSET, STAGE_OFFSET = 1, 2, 100
+FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET, STAGE_OFFSET = 1, 2, 3, 100
+HTTP_PORT = 8080  # of a cluster at PORT_BASE, when it is free
 PARTITIONS_MAX = 64
 READY_TIMEOUT_S = 120.0
 
 
 def endpoint(port):
     return f"tcp://{HOST}:{port}"
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        # As libzmq binds: a connection in TIME_WAIT is no obstacle, a listener is.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def http_port(base):
+    return HTTP_PORT if base == PORT_BASE and is_free(HTTP_PORT) else base + HTTP_OFFSET
 
 
 def partition_count(model):
@@ -40,7 +56,7 @@ def partition_count(model):
         ) from error
 
 
-def processes(build, model, base):
+def processes(build, model, base, http):
     """[(name, argument list, ports it binds)], in the order of the hops."""
     stages = partition_count(model)
     if stages > PARTITIONS_MAX:
@@ -51,9 +67,9 @@ def processes(build, model, base):
     router = [
         supervise.binary(build, "router"), "--model", model, "--name", ROUTER,
         "--ctrl", endpoint(base), "--front", endpoint(base + FRONT_OFFSET),
-        "--result", endpoint(base + RESULT_OFFSET),
+        "--result", endpoint(base + RESULT_OFFSET), "--http", f"{HOST}:{http}",
     ]
-    result = [(ROUTER, router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET])]
+    result = [(ROUTER, router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET, http])]
     for k in range(stages):
         port = base + STAGE_OFFSET + k
         stage = [
@@ -68,17 +84,12 @@ def processes(build, model, base):
 
 def check_ports_free(ports):
     for port in ports:
-        with socket.socket() as probe:
-            # As libzmq binds: a connection in TIME_WAIT is no obstacle, a listener is.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError as error:
-                raise LaunchError(
-                    f"port {port} on {HOST} is in use ({error.strerror})",
-                    "If another clone's ChatLoop cluster has it, run scripts/stop.sh there"
-                    f"; else end the program that `ss -ltnp 'sport = :{port}'` names.",
-                ) from error
+        if not is_free(port):
+            raise LaunchError(
+                f"port {port} on {HOST} is in use",
+                "If another clone's ChatLoop cluster has it, run scripts/stop.sh there"
+                f"; else end the program that `ss -ltnp 'sport = :{port}'` names.",
+            )
 
 
 def wait_until_ready(run, front_port):
@@ -103,10 +114,12 @@ def wait_until_ready(run, front_port):
 
 def start(args):
     supervise.check_stopped(args.run)  # before its ports are found in use
-    started = processes(args.build, args.model, args.port_base)
+    http = http_port(args.port_base)
+    started = processes(args.build, args.model, args.port_base, http)
     check_ports_free(port for _, _, ports in started for port in ports)
     with supervise.starting(args.run, [(name, command) for name, command, _ in started]):
         wait_until_ready(args.run, args.port_base + FRONT_OFFSET)
+        (args.run / "http").write_text(f"http://{HOST}:{http}\n")
 
 
 def main():

@@ -92,13 +92,33 @@ venv_dir() {
 }
 
 ensure_venv() {
-    local dir arguments=()
+    local files=()
+    mapfile -t files < <(requirement_files)
+    make_venv "$(venv_dir)" "${files[@]}"
+}
+
+# Of tests/clients: clients of others, which nothing else needs.
+clients_venv_dir() {  # REQUIREMENTS
+    local key
+    key=$( (python3 --version; cat "$1") | sha256sum | cut -c1-24)
+    echo "$cache/venv/$key"
+}
+
+# Without dependencies: the lock has them all, and pip's check of that trips over extras.
+ensure_clients_venv() {  # REQUIREMENTS
+    local pip_options=(--no-deps)
+    make_venv "$(clients_venv_dir "$1")" "$1"
+}
+
+pip_options=()
+make_venv() {  # DIR REQUIREMENTS...
+    local dir=$1 arguments=("${pip_options[@]}")
+    shift
     lock_cache
-    dir=$(venv_dir)
     if [[ ! -f $dir/complete ]]; then
         rm -rf "$dir"
         python3 -m venv "$dir"
-        mapfile -t arguments < <(requirement_files | sed 's/^/-r/')
+        arguments+=("${@/#/-r}")
         "$dir/bin/pip" install -q --disable-pip-version-check --require-hashes "${arguments[@]}"
         touch "$dir/complete"
     fi

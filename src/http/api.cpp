@@ -1,9 +1,7 @@
-// A completion's way: in as SUBMITs, out as one body or as events.
+// A completion's way in: as SUBMITs. Its ends, and time. Its way out is in api_answers.cpp.
 #include "chatloop/http/api.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
@@ -36,12 +34,9 @@ size_t prompt_bytes(const Prompt& prompt) {
     size_t bytes = 0;
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&prompt))
         for (const wire::Message& message : *messages)
-            bytes += message.role.size() + message.content.size();
+            bytes += message.role.size() + message.content.size() + message.name.size() +
+                     message.tool_calls.size() + message.tool_call_id.size();
     return bytes;  // ids: kPromptIdsMax of them are less
-}
-
-size_t entry_bytes(const wire::TokenEntry& entry) {
-    return sizeof entry + entry.top.size() * sizeof(wire::TopLogprob);
 }
 
 }  // namespace
@@ -52,6 +47,7 @@ Api::Api(ApiConfig config, Responder& responder, const TextEngine& text, ToRoute
       text_(text),
       to_router_(std::move(to_router)),
       token_texts_(text),
+      tool_format_(tool_format(text.chat_template())),
       id_state_(config_.seed),
       started_at_(config_.unix_time()) {}
 
@@ -75,15 +71,8 @@ std::optional<Response> Api::on_post(ExchangeId id, Request& request, Reader rea
     if (const auto* refusal = std::get_if<Response>(&body)) return *refusal;
     AskOrProblem asked = read(std::get<Json>(body));
     if (const auto* problem = std::get_if<Problem>(&asked)) return problem_response(*problem);
-    const Ask& ask = std::get<Ask>(asked);
-    for (const Prompt& prompt : ask.prompts)
-        if (prompt_bytes(prompt) > kPromptBytesMax)
-            return problem_response({400, "the prompt is larger than " +
-                                              std::to_string(kPromptBytesMax) + " bytes",
-                                     ask.surface == Surface::kChat ? "messages" : "prompt",
-                                     "context_length_exceeded"});
-    if (jobs_.size() >= kHttpJobsMax)
-        return problem_response({429, "too many requests are running", "", "queue_full", 1000});
+    if (const std::optional<Problem> problem = refuse(std::get<Ask>(asked)))
+        return problem_response(*problem);
     request.body = {};
     auto owned = std::make_unique<Job>();
     Job& job = *owned;
@@ -103,6 +92,34 @@ std::optional<Response> Api::on_post(ExchangeId id, Request& request, Reader rea
     return std::nullopt;
 }
 
+// What is not taken, or the constraint that makes it call a tool.
+std::optional<Problem> Api::refuse(Ask& ask) const {
+    size_t bytes = ask.parameters.tools.size() + ask.parameters.chat_template_kwargs.size();
+    for (const Prompt& prompt : ask.prompts) {
+        if (bytes + prompt_bytes(prompt) <= kPromptBytesMax) continue;
+        return Problem{400, "the prompt is larger than " + std::to_string(kPromptBytesMax) +
+                                " bytes",
+                       ask.surface == Surface::kChat ? "messages" : "prompt",
+                       "context_length_exceeded"};
+    }
+    if (jobs_.size() >= kHttpJobsMax)
+        return Problem{429, "too many requests are running", "", "queue_full", 1000};
+    if (const Status fits = require_call(ask); !fits)
+        return Problem{400, fits.error().message, "tool_choice", "unsupported"};
+    return std::nullopt;
+}
+
+Status Api::require_call(Ask& ask) const {
+    if (!ask.tool_required) return Ok{};
+    Result<std::string> grammar = tool_grammar(tool_format_, ask.parameters.tools, ask.called_tool,
+                                               ask.parallel_tool_calls);
+    if (!grammar) return grammar.error();
+    if (grammar->size() > kConstraintBytesMax)
+        return Error{ErrorCode::kInvalidRequest, "the tools' schemas are too large"};
+    ask.parameters.constraint = Constraint{ConstraintKind::kGrammar, {std::move(*grammar)}};
+    return Ok{};
+}
+
 void Api::submit(Job& job, TimeUs now) {
     const uint32_t n = job.ask.parameters.n;
     job.parts.resize(job.ask.prompts.size());
@@ -111,6 +128,7 @@ void Api::submit(Job& job, TimeUs now) {
         part.request_id = job.head.id + (i == 0 ? std::string() : "-" + std::to_string(i));
         part.choices.resize(n);
         for (uint32_t c = 0; c < n; ++c) part.choices[c].index = static_cast<uint32_t>(i) * n + c;
+        if (!job.ask.parameters.tools.empty()) part.parsers.assign(n, ToolCallParser(tool_format_));
         by_request_[part.request_id] = {job.exchange, i};
     }
     // The router may answer at once, and an error of one prompt ends the job.
@@ -140,7 +158,7 @@ void Api::on_router(const wire::RouterBody& message, TimeUs now) {
     } else if (const auto* accepted = std::get_if<wire::Accepted>(&message)) {
         on_accepted(*accepted, now);
     } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&message)) {
-        on_prompt_piece(*prompt);
+        on_prompt_piece(*prompt, now);
     } else if (const auto* end = std::get_if<wire::ChoiceDone>(&message)) {
         Part* part = nullptr;
         if (Job* job = find(end->request_id, &part))
@@ -152,165 +170,7 @@ void Api::on_router(const wire::RouterBody& message, TimeUs now) {
     }
 }
 
-void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
-    Part* part = nullptr;
-    Job* job = find(accepted.request_id, &part);
-    if (job == nullptr) return;
-    part->seed = accepted.seed;
-    if (accepted.prompt_text)
-        for (Choice& choice : part->choices) choice.text = *accepted.prompt_text;
-    if (job->ask.parameters.prompt_logprobs) part->prompt_ids = accepted.prompt_ids;
-    if (!job->ask.stream) {
-        hold(*job, accepted.prompt_text ? accepted.prompt_text->size() : 0, now);
-        return;
-    }
-    if (!job->streams) {
-        job->streams = true;
-        job->wrote_at = now;
-        responder_.start_stream(job->exchange,
-                                {200,
-                                 "text/event-stream; charset=utf-8",
-                                 "",
-                                 {{"Cache-Control", "no-cache"},
-                                  {"X-Accel-Buffering", "no"},
-                                  {"x-request-id", job->request_header}}});
-    }
-    if (job->ask.surface == Surface::kChat)
-        for (const Choice& choice : part->choices)
-            send(*job, role_chunk(job->head, choice.index), now);
-}
-
-// Log-probabilities of the prompt stand before those of the answer, in every choice.
-void Api::on_prompt_piece(const wire::PromptPiece& piece) {
-    Part* part = nullptr;
-    Job* job = find(piece.request_id, &part);
-    if (job == nullptr) return;
-    for (size_t i = 0; i < piece.entries.size(); ++i) {
-        wire::TokenEntry entry{part->prompt_ids.at(piece.index + i),
-                               std::numeric_limits<float>::quiet_NaN(), {}};
-        if (piece.entries[i]) entry = *piece.entries[i];
-        for (Choice& choice : part->choices) choice.logprobs.push_back(entry);
-    }
-}
-
-void Api::on_piece(const wire::Piece& piece, TimeUs now) {
-    Part* part = nullptr;
-    Job* job = find(piece.request_id, &part);
-    if (job == nullptr) return;
-    Choice& choice = part->choices.at(piece.choice);
-    choice.text += piece.text;
-    size_t bytes = piece.text.size();
-    if (piece.logprobs) {
-        for (const wire::TokenEntry& entry : *piece.logprobs) {
-            bytes += entry_bytes(entry);
-            choice.logprobs.push_back(entry);
-        }
-    }
-    if (!job->ask.stream) {
-        hold(*job, bytes, now);
-        return;
-    }
-    if (choice.text.empty() && choice.logprobs.empty()) return;  // a part of a character
-    const bool wants = job->ask.parameters.logprobs.has_value();
-    send(*job, text_chunk(job->head, choice, wants, token_texts_), now);
-    for (const wire::TokenEntry& entry : choice.logprobs)
-        choice.text_offset += characters(token_texts_.of(entry.token));
-    choice.text.clear();
-    choice.logprobs.clear();
-}
-
-void Api::on_end(Job& job, Part& part, uint32_t index, const std::string& reason, wire::Stop stop,
-                 TimeUs now) {
-    Choice& choice = part.choices.at(index);
-    choice.finish_reason = reason;
-    choice.stop = std::move(stop);
-    if (!job.ask.stream || job.ask.surface == Surface::kExecute) return;
-    if (!choice.text.empty() || !choice.logprobs.empty()) {  // an echo without an answer
-        Choice rest = choice;
-        rest.finish_reason.clear();
-        send(job, text_chunk(job.head, rest, job.ask.parameters.logprobs.has_value(), token_texts_),
-             now);
-    }
-    send(job, end_chunk(job.head, choice), now);
-}
-
-void Api::on_done(const wire::Done& done, TimeUs now) {
-    Part* part = nullptr;
-    Job* job = find(done.request_id, &part);
-    if (job == nullptr) return;
-    if (job->ask.parameters.n == 1) on_end(*job, *part, 0, done.finish_reason, done.stop, now);
-    part->ended = true;
-    part->usage = {done.prompt_tokens, done.cached_tokens, done.completion_tokens};
-    by_request_.erase(part->request_id);
-    if (std::all_of(job->parts.begin(), job->parts.end(), [](const Part& p) { return p.ended; }))
-        complete(*job, now);
-}
-
-void Api::on_failure(const wire::Failure& failure, TimeUs now) {
-    Part* part = nullptr;
-    Job* job = failure.request_id ? find(*failure.request_id, &part) : nullptr;
-    if (job == nullptr) return;
-    part->ended = true;
-    fail(*job, problem_of(failure), now);
-}
-
-// ---- answers ----
-
-// Whether an answer that is kept until it is whole may grow by so much.
-bool Api::hold(Job& job, size_t bytes, TimeUs now) {
-    job.held_bytes += bytes;
-    if (job.held_bytes <= kHttpAnswerBytesMax) return true;
-    fail(job, {400, "the answer is too large for one body: stream it", "stream", "answer_too_large"},
-         now);
-    return false;
-}
-
-void Api::send(Job& job, const Json& data, TimeUs now) {
-    job.wrote_at = now;
-    responder_.write(job.exchange, event(data));
-}
-
-void Api::complete(Job& job, TimeUs now) {
-    Usage usage;
-    for (const Part& part : job.parts) {
-        usage.prompt_tokens += part.usage.prompt_tokens;
-        usage.cached_tokens += part.usage.cached_tokens;
-        usage.completion_tokens += part.usage.completion_tokens;
-    }
-    const Part& first = job.parts.front();
-    if (job.ask.stream) {
-        if (job.ask.surface == Surface::kExecute) {
-            send(job, execute_end(job.head, first.choices[0], usage, first.seed), now);
-        } else {
-            if (job.ask.include_usage) send(job, usage_chunk(job.head, usage), now);
-            responder_.write(job.exchange, kStreamEnd);
-        }
-        responder_.end(job.exchange);
-        return forget(job);
-    }
-    std::vector<Choice> choices;
-    for (Part& part : job.parts)
-        std::move(part.choices.begin(), part.choices.end(), std::back_inserter(choices));
-    const bool wants = job.ask.parameters.logprobs.has_value();
-    const Json answer = whole_answer(job.head, choices, usage, wants, first.seed, token_texts_);
-    responder_.respond(job.exchange, {200, "application/json", to_text(answer),
-                                      {{"x-request-id", job.request_header}}});
-    forget(job);
-}
-
-// In mid-stream the status is long out: an event says it, and no [DONE] follows.
-void Api::fail(Job& job, const Problem& problem, TimeUs now) {
-    cancel(job, now);
-    if (job.streams) {
-        responder_.write(job.exchange, "data: " + problem_json(problem) + "\n\n");
-        responder_.end(job.exchange);
-    } else {
-        Response response = problem_response(problem);
-        response.headers.emplace_back("x-request-id", job.request_header);
-        responder_.respond(job.exchange, std::move(response));
-    }
-    forget(job);
-}
+// ---- ends ----
 
 // What the router says to that finds nobody any more.
 void Api::cancel(const Job& job, TimeUs now) {

@@ -1,4 +1,5 @@
 // The paths around completions: which model there is, and its text engine.
+#include "ask_parts.hpp"
 #include "chatloop/core/limits.hpp"
 #include "chatloop/http/api.hpp"
 
@@ -10,6 +11,22 @@ Response ok(const Json& body) { return {200, "application/json", to_text(body), 
 
 Response refused(const Error& error) {
     return problem_response({400, error.message, "", std::string(error_name(error.code))});
+}
+
+// As the router makes it of a request.
+Chat read_chat_alone(Fields& fields) {
+    Chat chat;
+    for (wire::Message& message : read_messages(fields))
+        chat.messages.push_back({std::move(message.role), std::move(message.content),
+                                 message.has_content, std::move(message.tool_calls),
+                                 std::move(message.tool_call_id), std::move(message.name)});
+    Ask ask;
+    read_tools(fields, ask);
+    read_template_arguments(fields, ask.parameters);
+    chat.tools = std::move(ask.parameters.tools);
+    chat.arguments = std::move(ask.parameters.chat_template_kwargs);
+    chat.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
+    return chat;
 }
 
 }  // namespace
@@ -67,11 +84,8 @@ Response Api::tokenize(const Request& request) const {
     const char* name = fields.find("content") != nullptr ? "content" : "prompt";
     Result<std::vector<uint32_t>> ids = std::vector<uint32_t>();
     if (fields.find("messages") != nullptr) {
-        std::vector<ChatMessage> chat;
-        for (wire::Message& message : read_messages(fields))
-            chat.push_back({std::move(message.role), std::move(message.content)});
-        const bool add = fields.boolean("add_generation_prompt").value_or(true);
-        if (!problem) ids = text_.encode_chat(chat, add);
+        const Chat chat = read_chat_alone(fields);
+        if (!problem) ids = text_.encode_chat(chat);
     } else {
         if (fields.find(name) == nullptr) fields.fail(name, "is missing");
         const std::string text = fields.text(name, kPromptBytesMax);
@@ -100,12 +114,9 @@ Response Api::apply_template(const Request& request) const {
     if (const auto* refusal = std::get_if<Response>(&body)) return *refusal;
     std::optional<Problem> problem;
     Fields fields(std::get<Json>(body), problem);
-    std::vector<ChatMessage> chat;
-    for (wire::Message& message : read_messages(fields))
-        chat.push_back({std::move(message.role), std::move(message.content)});
-    const bool add = fields.boolean("add_generation_prompt").value_or(true);
+    const Chat chat = read_chat_alone(fields);
     if (problem) return problem_response(*problem);
-    const Result<std::string> text = text_.render_chat(chat, add);
+    const Result<std::string> text = text_.render_chat(chat);
     if (!text) return refused(text.error());
     return ok({{"prompt", *text}});
 }

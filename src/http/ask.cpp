@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "ask_parts.hpp"
 #include "chatloop/core/limits.hpp"
 
 namespace chatloop::http {
@@ -36,7 +37,8 @@ std::vector<std::string> read_stop(Fields& fields) {
     if (value == nullptr) return {};
     std::vector<std::string> stop;
     const auto add = [&](const Json& one) {
-        if (!one.is_string()) return fields.fail("stop", "is neither a string nor an array of them");
+        if (!one.is_string())
+            return fields.fail("stop", "is neither a string nor an array of them");
         const std::string& text = one.get_ref<const std::string&>();
         if (text.empty()) return fields.fail("stop", "has an empty string");
         if (text.size() > kStopStringBytesMax) return fields.fail("stop", "has too long a string");
@@ -76,8 +78,9 @@ std::vector<wire::LogitBias> read_logit_bias(Fields& fields) {
     }
     std::sort(biases.begin(), biases.end(),
               [](const auto& a, const auto& b) { return a.token < b.token; });
-    const auto twice = std::adjacent_find(
-        biases.begin(), biases.end(), [](const auto& a, const auto& b) { return a.token == b.token; });
+    const auto twice =
+        std::adjacent_find(biases.begin(), biases.end(),
+                           [](const auto& a, const auto& b) { return a.token == b.token; });
     if (twice != biases.end()) fields.fail("logit_bias", "has a token id twice");
     return biases;
 }
@@ -132,6 +135,7 @@ void read_parameters(Fields& fields, Ask& ask, float temperature) {
     if (fields.find("stop_token_ids") != nullptr)
         p.stop_token_ids = read_token_ids(fields, "stop_token_ids", kStopTokenIdsMax);
     p.ignore_eos = fields.boolean("ignore_eos").value_or(false);
+    read_constraint(fields, p);
     p.priority = integer<int32_t>(fields, "priority", -kPriorityMax, kPriorityMax, 0);
     if (const auto deadline = fields.integer("deadline_ms", 1, UINT32_MAX))
         p.deadline_ms = static_cast<uint32_t>(*deadline);
@@ -150,33 +154,6 @@ void refuse_fields(Fields& fields, std::initializer_list<const char*> names) {
         if (fields.find(name) != nullptr) fields.fail(name, "is not supported", "unsupported");
 }
 
-std::string read_part(const Json& part, Fields& fields, const std::string& name) {
-    const auto type = part.find("type");
-    const auto text = part.find("text");
-    const bool is_text = part.is_object() && type != part.end() && *type == "text" &&
-                         text != part.end() && text->is_string();
-    if (is_text) return text->get<std::string>();
-    fields.fail(name, "is not of the form {\"type\": \"text\", \"text\": \"...\"}", "unsupported");
-    return {};
-}
-
-// A string, nothing, or parts, which are joined by line ends.
-std::string read_content(const Json& message, Fields& fields, const std::string& path) {
-    const auto content = message.find("content");
-    if (content == message.end() || content->is_null()) return {};
-    if (content->is_string()) return content->get<std::string>();
-    if (!content->is_array()) {
-        fields.fail(path + ".content", "is neither a string nor an array of parts");
-        return {};
-    }
-    std::string text;
-    for (size_t i = 0; i < content->size() && !fields.failed(); ++i) {
-        if (i > 0) text += '\n';
-        text += read_part((*content)[i], fields, path + ".content[" + std::to_string(i) + "]");
-    }
-    return text;
-}
-
 void read_prompts(Fields& fields, Ask& ask) {
     const Json* prompt = fields.find("prompt");
     if (prompt == nullptr) return fields.fail("prompt", "is missing");
@@ -185,8 +162,9 @@ void read_prompts(Fields& fields, Ask& ask) {
     } else if (are_ids(*prompt)) {
         ask.prompts.emplace_back(ids_of(*prompt));
     } else if (!prompt->is_array() || prompt->empty() || prompt->size() > kHttpPromptsMax) {
-        fields.fail("prompt", "is neither a string, an array of token ids, nor an array of at most " +
-                                  std::to_string(kHttpPromptsMax) + " of these");
+        fields.fail("prompt",
+                    "is neither a string, an array of token ids, nor an array of at most " +
+                        std::to_string(kHttpPromptsMax) + " of these");
     } else {
         for (const Json& one : *prompt) {
             if (one.is_string()) {
@@ -221,40 +199,6 @@ std::vector<uint32_t> read_token_ids(Fields& fields, const char* name, size_t co
     return {};
 }
 
-std::vector<wire::Message> read_messages(Fields& fields) {
-    std::vector<wire::Message> messages;
-    const Json* list = fields.find("messages");
-    if (list == nullptr) {
-        fields.fail("messages", "is missing");
-        return messages;
-    }
-    if (!list->is_array() || list->empty() || list->size() > kMessagesMax) {
-        fields.fail("messages", "is not an array of 1 to " + std::to_string(kMessagesMax) +
-                                    " messages");
-        return messages;
-    }
-    for (size_t i = 0; i < list->size() && !fields.failed(); ++i) {
-        const Json& one = (*list)[i];
-        const std::string path = "messages[" + std::to_string(i) + "]";
-        const auto role = one.find("role");
-        if (!one.is_object() || role == one.end() || !role->is_string()) {
-            fields.fail(path + ".role", "is missing or not a string");
-            return messages;
-        }
-        const std::string name = role->get<std::string>();
-        const bool known = name == "system" || name == "developer" || name == "user" ||
-                           name == "assistant" || name == "tool";
-        if (!known)
-            fields.fail(path + ".role",
-                        "is none of system, developer, user, assistant and tool");
-        wire::Message message;
-        message.role = name == "developer" ? "system" : name;
-        message.content = read_content(one, fields, path);
-        messages.push_back(std::move(message));
-    }
-    return messages;
-}
-
 AskOrProblem read_chat(const Json& body) {
     std::optional<Problem> problem;
     Fields fields(body, problem);
@@ -266,8 +210,10 @@ AskOrProblem read_chat(const Json& body) {
     const auto top = integer<uint32_t>(fields, "top_logprobs", 0, kTopLogprobsOfOpenAi, 0);
     if (wants) ask.parameters.logprobs = top;
     if (!wants && top > 0) fields.fail("top_logprobs", "needs logprobs");
-    refuse_fields(fields, {"audio", "functions"});
+    refuse_fields(fields, {"audio", "functions", "function_call"});
     ask.prompts.emplace_back(read_messages(fields));
+    read_tools(fields, ask);
+    read_template_arguments(fields, ask.parameters);
     return result(problem, ask);
 }
 

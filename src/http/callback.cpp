@@ -166,7 +166,8 @@ void Callback::Impl::take_answer(TimeUs now) {
         return;
     }
     const bool is_http = answer.starts_with("HTTP/1.") && line >= 12;
-    if (!is_http || answer[9] != '2') return fail(answer.substr(0, std::min<size_t>(line, 64)), now);
+    if (!is_http || answer[9] != '2')
+        return fail(answer.substr(0, std::min<size_t>(line, 64)), now);
     close_socket();
     done = true;
     deadline = kNever;

@@ -110,6 +110,19 @@ Json stop_of(const wire::Stop& stop) {
     return nullptr;
 }
 
+Json message_of(const Choice& choice) {
+    Json message = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+    if (choice.tool_calls.empty()) return message;
+    if (choice.text.empty()) message["content"] = nullptr;
+    message["tool_calls"] = Json::array();
+    for (const ToolCall& call : choice.tool_calls)
+        message["tool_calls"].push_back(
+            {{"id", call.id},
+             {"type", "function"},
+             {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    return message;
+}
+
 }  // namespace
 
 std::string event(const Json& data) { return "data: " + to_text(data) + "\n\n"; }
@@ -125,6 +138,22 @@ Json text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs
     if (head.surface == Surface::kExecute) return {{"text", choice.text}};
     return chunk(head, chunk_choice(head, choice, {{"content", choice.text}},
                                     logprobs_of(head.surface, choice, wants_logprobs, texts)));
+}
+
+// Clients add up what they get: id, type and name stand in the first piece of a call alone.
+Json tool_chunk(const ReplyHead& head, uint32_t index, uint32_t call_index, const ToolCall& call) {
+    Json piece = {{"index", call_index}};
+    if (!call.name.empty()) {
+        piece["id"] = call.id;
+        piece["type"] = "function";
+        piece["function"] = {{"name", call.name}, {"arguments", call.arguments}};
+    } else {
+        piece["function"] = {{"arguments", call.arguments}};
+    }
+    Choice choice;
+    choice.index = index;
+    return chunk(head, chunk_choice(head, choice,
+                                    {{"tool_calls", Json::array({std::move(piece)})}}, {}));
 }
 
 Json end_chunk(const ReplyHead& head, const Choice& choice) {
@@ -170,7 +199,7 @@ Json whole_answer(const ReplyHead& head, const std::vector<Choice>& choices, con
         if (head.surface == Surface::kText) {
             one["text"] = choice.text;
         } else {
-            one["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+            one["message"] = message_of(choice);
         }
         one["logprobs"] = std::move(logprobs);
         one["finish_reason"] = finish_of(choice);

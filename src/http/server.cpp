@@ -82,9 +82,10 @@ Server::Impl::~Impl() {
     }
     if (daemon != nullptr) {
         MHD_run(daemon);
-        MHD_stop_daemon(daemon);  // closes the listener, too, unless it was taken back
+        MHD_stop_daemon(daemon);  // closes the listener, too
+    } else if (listen_fd >= 0) {
+        ::close(listen_fd);
     }
-    if ((daemon == nullptr || quiesced) && listen_fd >= 0) ::close(listen_fd);
     if (side_epoll_fd >= 0) ::close(side_epoll_fd);
 }
 
@@ -97,13 +98,6 @@ const ServerCounters& Server::counters() const { return impl_->counters; }
 size_t Server::waiting_bytes() const { return impl_->streams_bytes; }
 
 bool Server::idle() const { return impl_->exchanges.empty(); }
-
-void Server::stop_listening() {
-    if (impl_->quiesced) return;
-    impl_->quiesced = true;
-    MHD_quiesce_daemon(impl_->daemon);
-    shutdown(impl_->listen_fd, SHUT_RDWR);
-}
 
 // ---- a turn ----
 

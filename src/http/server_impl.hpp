@@ -61,7 +61,6 @@ struct Server::Impl {
     TimeUs swept_at = 0;
     TimeUs mhd_timer_at = kNever;
     bool dirty = true;            // libmicrohttpd is to look at its connections
-    bool quiesced = false;
     uint64_t last_id = 0;
     std::unordered_map<ConnectionId, std::unique_ptr<Connection>> connections;
     std::unordered_map<ExchangeId, std::unique_ptr<Exchange>> exchanges;

@@ -36,6 +36,9 @@ def test_every_process_says_that_its_loop_turns(http_cluster, peer):
         url = text.split("metrics ")[1].split()[0].rstrip(",")
         with HttpPeer(url) as metrics:
             assert metrics.get("/healthz").status == 200
+            if name != "router":
+                ready = metrics.get("/readyz")
+                assert ready.status == 200 and ready.json["worker"] == name
 
 
 def test_http_takes_no_thread(http_cluster, peer):

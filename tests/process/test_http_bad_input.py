@@ -49,7 +49,11 @@ WRONG = [
     ("stream", "yes", "stream"), ("stream_options", 1, "stream_options"),
     ("echo", 1, "echo"), ("suffix", "x", "suffix"), ("best_of", 3, "best_of"),
     ("model", 7, "model"), ("stop_token_ids", ["a"], "stop_token_ids"),
-    ("priority", 101, "priority"), ("deadline_ms", 0, "deadline_ms"), ("ignore_eos", 0, "ignore_eos"),
+    ("priority", 101, "priority"), ("deadline_ms", 0, "deadline_ms"),
+    ("ignore_eos", 0, "ignore_eos"), ("response_format", "json", "response_format.type"),
+    ("response_format", {"type": "xml"}, "response_format.type"),
+    ("response_format", {"type": "json_schema"}, "response_format.json_schema.schema"),
+    ("regex", 7, "regex"), ("choice", "a", "choice"), ("json_schema", "a", "json_schema"),
 ]
 
 

@@ -24,6 +24,13 @@ def test_starts_answers_status_and_leaves_nothing_running(cluster):
     assert cluster.run("status").returncode == 1
 
 
+def test_the_router_serves_http_and_says_where(cluster):
+    assert cluster.run("start").returncode == 0
+    address = f"127.0.0.1:{cluster.port_base + 3}"
+    assert (cluster.run_dir / "http").read_text() == f"http://{address}\n"
+    assert f"--http {address}" in (cluster.run_dir / "supervisord.conf").read_text()
+
+
 def test_only_the_last_stage_hosts_the_sampler(cluster):
     assert cluster.run("start").returncode == 0
     config = (cluster.run_dir / "supervisord.conf").read_text()

@@ -21,6 +21,7 @@
 #include "chatloop/http/responder.hpp"
 #include "chatloop/http/site.hpp"
 #include "chatloop/text/text.hpp"
+#include "chatloop/text/tool_calls.hpp"
 #include "chatloop/wire/messages.hpp"
 
 namespace chatloop::http {
@@ -62,6 +63,7 @@ private:
         std::vector<uint32_t> prompt_ids;
         uint64_t seed = 0;
         std::vector<Choice> choices;  // n; of a stream only what the next event needs
+        std::vector<ToolCallParser> parsers;  // n where tools were given
         Usage usage;
     };
     struct Job {
@@ -86,15 +88,20 @@ private:
     Json model_card() const;
 
     std::string make_id(Surface surface);
+    std::optional<Problem> refuse(Ask& ask) const;
+    Status require_call(Ask& ask) const;
     void submit(Job& job, TimeUs now);
     Job* find(const std::string& request_id, Part** part);
     void on_accepted(const wire::Accepted& accepted, TimeUs now);
-    void on_prompt_piece(const wire::PromptPiece& piece);
+    void on_prompt_piece(const wire::PromptPiece& piece, TimeUs now);
     void on_piece(const wire::Piece& piece, TimeUs now);
     void on_end(Job& job, Part& part, uint32_t choice, const std::string& reason, wire::Stop stop,
                 TimeUs now);
     void on_done(const wire::Done& done, TimeUs now);
     void on_failure(const wire::Failure& failure, TimeUs now);
+    void on_text(Job& job, Choice& choice, TimeUs now);
+    void on_tool_events(Job& job, Part& part, Choice& choice,
+                        const std::vector<ToolEvent>& events, TimeUs now);
     bool hold(Job& job, size_t bytes, TimeUs now);
     void send(Job& job, const Json& data, TimeUs now);
     void complete(Job& job, TimeUs now);
@@ -107,6 +114,7 @@ private:
     const TextEngine& text_;
     ToRouter to_router_;
     TokenTexts token_texts_;
+    ToolFormat tool_format_;
     uint64_t id_state_;
     int64_t started_at_;
     std::map<ExchangeId, std::unique_ptr<Job>> jobs_;

@@ -25,6 +25,9 @@ struct Ask {
     bool include_usage = false;
     wire::Parameters parameters;  // but for its prompt
     std::vector<Prompt> prompts;  // one request each; more than one for kText only
+    bool tool_required = false;   // at least one call, of called_tool if that is not empty
+    std::string called_tool;
+    bool parallel_tool_calls = true;
 };
 
 using AskOrProblem = std::variant<Ask, Problem>;

@@ -1,5 +1,5 @@
-// JSON of request bodies: parsed within bounds, read field by field. What is wrong becomes a Problem
-// that names the field; `null` is the same as absent, unknown fields are nobody's business.
+// JSON of request bodies: parsed within bounds, read field by field. What is wrong becomes a
+// Problem that names the field; `null` is the same as absent, unknown fields are nobody's business.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// The JSON that answers are made of, in OpenAI's shapes and in /execute's (docs/http.md). Pure: from
-// what the router said to one event of a stream, or to a whole body.
+// The JSON that answers are made of, in OpenAI's shapes and in /execute's (docs/http.md). Pure:
+// from what the router said to one event of a stream, or to a whole body.
 #pragma once
 
 #include <cstdint>
@@ -30,10 +30,17 @@ struct Usage {
     uint64_t completion_tokens = 0;
 };
 
+struct ToolCall {
+    std::string id;
+    std::string name;
+    std::string arguments;  // JSON text
+};
+
 // One choice of an answer, as far as it has come.
 struct Choice {
     uint32_t index = 0;
     std::string text;
+    std::vector<ToolCall> tool_calls;
     std::vector<wire::TokenEntry> logprobs;  // NaN: the first token of a prompt has none
     std::string finish_reason;
     wire::Stop stop;
@@ -50,6 +57,8 @@ Json role_chunk(const ReplyHead& head, uint32_t index);
 // What came: text and, when asked for, its log-probabilities; and why it ended, if it has.
 Json text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs,
                 TokenTexts& texts);
+// A call that begins, or more of its arguments: `call.name` is empty then.
+Json tool_chunk(const ReplyHead& head, uint32_t index, uint32_t call_index, const ToolCall& call);
 Json end_chunk(const ReplyHead& head, const Choice& choice);
 Json usage_chunk(const ReplyHead& head, const Usage& usage);
 

@@ -1,4 +1,4 @@
-// How an answer leaves: what Server does for the exchanges that it brought, and a fake does in tests.
+// How an answer leaves: Server does it for the exchanges that it brought, a fake in tests.
 #pragma once
 
 #include <cstdint>

@@ -73,7 +73,6 @@ public:
 
     size_t waiting_bytes() const;  // of streams, for clients that have not read yet
     bool idle() const;             // no exchange is under way
-    void stop_listening();
     const ServerCounters& counters() const;
 
     struct Impl;

@@ -1,5 +1,5 @@
-// The text of single tokens, for log-probabilities. A token may hold a part of a character: its text
-// is then U+FFFD and its bytes are not known.
+// The text of single tokens, for log-probabilities. A token may hold a part of a character: its
+// text is then U+FFFD and its bytes are not known.
 #pragma once
 
 #include <cstdint>

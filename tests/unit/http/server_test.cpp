@@ -224,7 +224,6 @@ TEST_CASE("a server ends with requests waiting and streaming") {
     streaming.send(get("/"));
     loopback->server().start_stream(loopback->arrived.back(), text("begin"));
     loopback->settle();
-    loopback->server().stop_listening();
     loopback.reset();
 }
 
