@@ -61,14 +61,15 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
     return true;
 }
 
-// Those of the plan whose samples fit into one frame; the others are left for the next.
+// Those of the plan whose samples and block ids fit into one frame; the others are left for the
+// next.
 std::vector<wire::Item> Router::make_items(std::span<const Planned> plan) const {
     std::vector<wire::Item> items;
-    size_t sample_bytes = 0;
+    size_t bytes = 0;
     for (const Planned& planned : plan) {
         wire::Item item = make_item(*planned.sequence, planned.rows);
-        sample_bytes += item.sample.size();
-        if (sample_bytes > kFrameSampleBytesMax && !items.empty()) break;
+        bytes += item.sample.size() + item.blocks.size() * kBlockIdBytesMax;
+        if (bytes > kFrameItemBytesMax && !items.empty()) break;
         items.push_back(std::move(item));
     }
     return items;

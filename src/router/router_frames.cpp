@@ -14,6 +14,7 @@ constexpr uint32_t kTileRows = 16;          // of the kernels' matrix products
 constexpr uint32_t kPrefillRowsMin = 4;     // whatever they cost: a prompt always goes on
 constexpr double kDecodeStretchMax = 2.0;   // what a prompt may add to the time of a decode frame
 constexpr double kWeightsStretchMax = 4.0;  // a prompt alone, against a pass over the weights
+constexpr size_t kSlicesMax = 3;            // of a frame, when so many prompts wait
 constexpr double kMoreFramesGain = 1.05;    // what a frame more has to be better by
 constexpr size_t kReplaysMax = 4;           // that share the prompt rows of a frame
 
@@ -165,13 +166,16 @@ std::vector<Router::Planned> Router::compose(const Route& route, const Lane& lan
     return plan;
 }
 
-// The time that a frame with prompt rows may take on its slowest stage.
+// The time that a frame with prompt rows may take on its slowest stage: a slice for each prompt
+// that waits, three at most. A crowd of newcomers would wait longer for its first tokens than short
+// frames save the others.
 double Router::slice_us(const Route& route, const Lane& lane, const Ready& ready) const {
     const double own = ready.decoding > 0
         ? kDecodeStretchMax * lane.cost.slowest_us(decode_shape(decode_share(route, lane, ready),
                                                                 ready.decode_context))
         : kWeightsStretchMax * lane.cost.slowest_us({1, 1, 0});
-    return std::max(static_cast<double>(config_.prefill_slice_us), own);
+    const auto slices = static_cast<double>(std::min(ready.prefill.size(), kSlicesMax));
+    return std::max(slices * static_cast<double>(config_.prefill_slice_us), own);
 }
 
 // Half of the rows belong to the first in line, so that it goes on; the other half to whoever needs

@@ -19,8 +19,10 @@ inline constexpr uint32_t kItemBlocksMax = 4096;        // new KV blocks named b
 inline constexpr uint32_t kTopLogprobsMax = 32;
 inline constexpr uint32_t kLogitBiasMax = 1024;         // ids with a bias in one request
 inline constexpr uint32_t kHistoryIdsMax = 65536;       // different ids that penalties look at
-// Samples of a frame together. One alone fits: 7 bytes an id, 10 a bias, 5 a mask.
-inline constexpr size_t kFrameSampleBytesMax = 640u << 10;
+// Samples and block ids of a frame together; what else its items have is under 20 KiB. Those of one
+// item alone fit: 7 bytes an id, 10 a bias, 5 a mask, 5 a block.
+inline constexpr size_t kFrameItemBytesMax = 640u << 10;
+inline constexpr size_t kBlockIdBytesMax = 5;           // msgpack
 
 // A worker's share (docs/protocol.md, credit).
 inline constexpr uint32_t kShareFramesMax = 32;         // frames in a worker's hands

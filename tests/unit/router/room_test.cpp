@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "chatloop/core/limits.hpp"
 #include "router_harness.hpp"
 
 using namespace chatloop;
@@ -64,6 +65,29 @@ TEST_CASE("a prompt that begins like an earlier one starts behind the blocks tha
     h.answer_all();
     CHECK(h.tokens("first") == h.tokens("second"));
     CHECK(h.router->counters().prefix_tokens == 192);
+}
+
+TEST_CASE("items that name very many cached blocks are left for the next frame, not too much") {
+    constexpr uint32_t kPrompt = 2048 * kBlockRows + 2, kRequests = 80;
+    RouterHarness h({8, 64u << 20, kRequests + 2, 4096});
+    h.config.context_length = kPrompt + 10;
+    h.config.max_sequences = kRequests + 2;
+    h.config.prefill_rows = 256;
+    h.remake();
+    h.bring_up();
+    h.submit("first", kPrompt, 1);
+    h.answer_all();
+    h.submit("busy", 100, 1);
+    h.submit("busy too", 101, 1);
+    const size_t before = h.frames();
+    for (uint32_t i = 0; i < kRequests; ++i) h.submit(std::to_string(i), kPrompt, 1);
+    REQUIRE(h.frames() == before);
+    h.answer_all();
+    REQUIRE(h.frames() == before + 2);
+    const size_t fit = kFrameItemBytesMax / (2048 + 1) / kBlockIdBytesMax;
+    CHECK(h.frame(before).frame.items.size() == 1 + fit);  // and the rest of "busy too"
+    CHECK(h.frame(before).bytes.size() <= kFrameOverheadBytes);
+    CHECK(h.heard<wire::Done>().size() == kRequests + 3);
 }
 
 TEST_CASE("two that begin alike at the same moment compute both, and both are right") {

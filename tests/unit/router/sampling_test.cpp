@@ -209,8 +209,8 @@ TEST_CASE("a frame takes as many samples as its bound allows, the others go with
         const SentFrame sent = h.frame(i);
         size_t bytes = 0;
         for (const wire::Item& item : sent.frame.items) bytes += item.sample.size();
-        CHECK(bytes <= kFrameSampleBytesMax);
+        CHECK(bytes <= kFrameItemBytesMax);
         most = std::max(most, bytes);
     }
-    CHECK(most > kFrameSampleBytesMax / 2);
+    CHECK(most > kFrameItemBytesMax / 2);
 }

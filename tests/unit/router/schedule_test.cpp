@@ -175,6 +175,13 @@ TEST_CASE("rows of a prompt join a frame while its predicted time stays under th
     // Another stream of one row a frame takes from the prompt, not from the bound.
     h.submit("c", 1, 100);
     for (int i = 0; i < 20; ++i) CHECK(h.answer_one() <= 45);
+    // A slice for each prompt that waits, three at most.
+    h.submit("second", 2000, 2);
+    h.answer_one();
+    CHECK(h.answer_one() == 80);
+    for (const char* id : {"third", "fourth", "fifth"}) h.submit(id, 2000, 2);
+    h.answer_one();
+    for (int i = 0; i < 20; ++i) CHECK(h.answer_one() == 144);
 }
 
 TEST_CASE("half of a frame's prompt rows are the first in line's, the rest whoever needs least") {

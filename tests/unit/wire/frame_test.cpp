@@ -304,7 +304,7 @@ TEST_CASE("the longest history, bias and mask together fit the samples of a fram
     sample.masked.assign(2 * kStopTokenIdsMax, UINT32_MAX);
     sample.logit_bias.assign(kLogitBiasMax, {UINT32_MAX, 1.0f});
     sample.history.assign(kHistoryIdsMax, {UINT32_MAX, 0, 1});  // counts of 128 cost others theirs
-    CHECK(encode_sample(sample).size() <= kFrameSampleBytesMax);
+    CHECK(encode_sample(sample).size() <= kFrameItemBytesMax);
     CHECK(decode_sample(encode_sample(sample), 2).ok());
 }
 
