@@ -185,7 +185,7 @@ TEST_CASE("deaths at other rows, or with a token in between, are nobody's fault"
     CHECK(h.tokens("r").size() == 20);
 }
 
-TEST_CASE("new prompts wait for suspects, decoders share the frames with them") {
+TEST_CASE("new prompts wait for suspects") {
     RouterHarness h({16, 64u << 20, 16, 200});
     h.config.max_batch_size = 16;
     h.remake();
