@@ -215,6 +215,8 @@ TEST_CASE("new prompts wait for suspects") {
         if (new_began) CHECK(replays == 0);
     }
     CHECK(new_began);
+}
+
 TEST_CASE("a worker that was silent before it could not be reached is not known to have died") {
     Deadly h;
     h.say_bad("bad");
