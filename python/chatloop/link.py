@@ -143,9 +143,10 @@ class Link:
             self._context.term()
 
     def go_elsewhere(self) -> bool:
-        """Connects to the next router, if there is another one."""
+        """Connects to the next router, if there is another one; False too when it just did."""
         self.check_usable()
-        if len(self._endpoints) == 1:
+        waited_s = time.monotonic() - self._connected_s
+        if len(self._endpoints) == 1 or waited_s < ELSEWHERE_S:
             return False
         with contextlib.suppress(zmq.ZMQError):  # as in renew
             self._socket.disconnect(self.endpoint)

@@ -98,7 +98,6 @@ class Session:
         self._first_nonce = 0  # of the PING that asks who the router is
         self._next_ping_s = 0.0
         self._unanswered_s: float | None = None  # when we spoke first since the router did
-        self._moved_s = 0.0  # when we last went to another router
         self._served_s = 0.0  # when the socket was last looked at
         self.strays = 0  # messages of requests that are not known (any more), ignored
 
@@ -187,8 +186,7 @@ class Session:
         if since_s is None:
             return False
         if now_s - since_s < self._silence_timeout_s:
-            if now_s - max(since_s, self._moved_s) >= link.ELSEWHERE_S and self._go_elsewhere():
-                self._moved_s = now_s
+            if now_s - since_s >= link.ELSEWHERE_S and self._go_elsewhere():
                 self._next_ping_s = now_s  # whose answer tells that it is another one
             return False
         self._unanswered_s = None

@@ -224,7 +224,7 @@ void Cluster::on_unreachable(const WorkerPeer& worker, const wire::Unreachable& 
 void Cluster::lose(Incarnation incarnation, Loss loss, const std::string& why, TimeUs now) {
     const auto found = workers_.find(incarnation);
     if (found == workers_.end()) return;
-    if (loss == Loss::kDeath) note_fault(incarnation, now);
+    if (loss != Loss::kGoodbye) note_fault(incarnation, now);
     const WorkerPeer gone = std::move(found->second);
     workers_.erase(found);  // and its credit with it
     ++counters_.workers_lost;

@@ -49,14 +49,21 @@ void Cluster::on_unreachable(const std::string& peer, TimeUs now) {
 }
 
 void Cluster::check_health(TimeUs now) {
-    std::vector<std::pair<Incarnation, std::string>> lost;
+    struct Lost {
+        Incarnation incarnation;
+        Loss loss;
+        std::string why;
+    };
+    std::vector<Lost> lost;
     std::vector<Incarnation> silent;
     for (auto& [incarnation, worker] : workers_) {
         const TimeUs silence_us = now - worker.heard_at;
         if (worker.unreachable_at != 0 && now - worker.unreachable_at >= kUnreachableUs) {
-            lost.emplace_back(incarnation, "is gone: it cannot be reached");
+            const bool was_heard = worker.unreachable_at - worker.heard_at <= dead_us();
+            lost.push_back({incarnation, was_heard ? Loss::kDeath : Loss::kVanished,
+                            "is gone: it cannot be reached"});
         } else if (silence_us > kPatience * dead_us()) {
-            lost.emplace_back(incarnation, "is gone: it stayed silent");
+            lost.push_back({incarnation, Loss::kVanished, "is gone: it stayed silent"});
         } else if (silence_us > dead_us() && worker.health != Health::kSilent) {
             worker.health = Health::kSilent;
             silent.push_back(incarnation);
@@ -70,7 +77,7 @@ void Cluster::check_health(TimeUs now) {
         events_.on_worker_event(worker, "is silent");
         fault(worker.generation, worker.hello.name + " is silent", now);
     }
-    for (const auto& [incarnation, why] : lost) lose(incarnation, Loss::kDeath, why, now);
+    for (const auto& [incarnation, loss, why] : lost) lose(incarnation, loss, why, now);
 }
 
 // After a pause of our own.

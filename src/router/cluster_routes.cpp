@@ -196,8 +196,11 @@ void Cluster::fault(Generation generation, const std::string& why, TimeUs now) {
 
 void Cluster::retire(Generation generation, TimeUs now) {
     if (find_route(generation) == nullptr) return;
-    take_down(generation);
+    const Route route = take_down(generation);
+    if (const auto found = remains_.find(route.succeeds); found != remains_.end())
+        found->second.successor = 0;  // it did not come up: what is parked waits for another
     form_at_ = now;
+    drop_unrestorable(now);
 }
 
 bool Cluster::credit_allows(const Route& route, uint64_t bytes) const {

@@ -33,9 +33,10 @@ void Accident::note_report(Incarnation worker, const wire::RouteReport& report) 
     hop.is_final = true;
 }
 
+// Who said how far it had come did not die of it: that was later.
 void Accident::note_death(Incarnation worker) {
     for (Hop& hop : hops_)
-        if (hop.worker == worker) hop.is_dead = true;
+        if (hop.worker == worker && !hop.is_final) hop.is_dead = true;
 }
 
 bool Accident::is_over(TimeUs now) const { return now - at_ >= kOverUs; }

@@ -243,9 +243,7 @@ void Worker::send_heartbeat(RouterSession& session, TimeUs now) {
     beat.state = state_;
     beat.loop_gap_us = static_cast<uint32_t>(std::min<TimeUs>(loop_gap_us_, UINT32_MAX));
     loop_gap_us_ = 0;
-    beat.frames_held = static_cast<uint32_t>(session.queue.size());
-    for (const RoleState* role : {&stage_, &sampler_})
-        if (role->current && role->share == session.share) ++beat.frames_held;
+    beat.frames_held = frames_held(session.share);
     beat.fenced_through = session.fenced_through;
     for (const auto& [generation, route] : session.routes) {
         for (const InstalledHop& hop : route.hops) {
@@ -257,6 +255,13 @@ void Worker::send_heartbeat(RouterSession& session, TimeUs now) {
     beat.counters = counters_;
     send(session, std::move(beat));
     session.heartbeat_at = now + session.welcome.heartbeat_interval_ms * kMillisecondUs;
+}
+
+uint32_t Worker::frames_held(size_t share) const {
+    auto frames = static_cast<uint32_t>(sessions_[share].queue.size());
+    for (const RoleState* role : {&stage_, &sampler_})
+        if (role->current && role->share == share) ++frames;
+    return frames;
 }
 
 void Worker::set_ready(TimeUs now) {

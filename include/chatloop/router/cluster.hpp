@@ -199,7 +199,8 @@ private:
     void install(const std::vector<Incarnation>& hops, TimeUs now, Generation succeeds = 0);
     void send_route(WorkerPeer& worker, const Route& route);
     Route take_down(Generation generation);
-    enum class Loss : uint8_t { kDeath, kGoodbye };
+    // Who was silent before it could not be reached has vanished: nobody knows that it died.
+    enum class Loss : uint8_t { kDeath, kVanished, kGoodbye };
     void lose(Incarnation incarnation, Loss loss, const std::string& why, TimeUs now);
 
     // Remains (cluster_recovery.cpp).

@@ -46,6 +46,9 @@ public:
     void on_tick(TimeUs now);
     TimeUs next_timer() const;
 
+    // Frames of a router in this process's hands.
+    uint32_t frames_held(size_t share) const;
+
     bool has_work() const;
     void run_unit(TimeUs now);    // one unit of the oldest frame
     void unit_done(TimeUs now);   // directly after it, with the time it ended

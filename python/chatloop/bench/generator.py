@@ -28,8 +28,10 @@ class Peer:
 
     def __init__(self, endpoint: str, connect_timeout_s: float = 5.0) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._link = Link(endpoint)
-        self._session = Session(endpoint, SILENCE_TIMEOUT_S, self._link.send)
+        self._link = Link(endpoint.split(","))
+        self._session = Session(
+            endpoint, SILENCE_TIMEOUT_S, self._link.send, self._link.go_elsewhere
+        )
         self.endpoint = endpoint
         self.running = 0
 
