@@ -7,7 +7,9 @@
 #include "chatloop/bus/system.hpp"
 #include "chatloop/http/callback.hpp"
 #include "http_front.hpp"
+#include "metrics.hpp"
 #include "node.hpp"
+#include "page.hpp"
 
 namespace chatloop::actors {
 
@@ -28,6 +30,7 @@ public:
     bool finished() const override;
 
 private:
+    void add_views();
     void call_back(const std::string& actor, const CpudOptions& options);
 
     SignalFd signals_;
@@ -37,6 +40,9 @@ private:
     LocalCluster& cluster_;
     HttpFront front_;
     std::unique_ptr<http::Callback> callback_;
+    ProcessUsage usage_;
+    Histogram loop_gap_s_{kStepBoundsS};
+    TimeUs started_at_ = monotonic_now();
     bool called_ = false;  // its descriptor is readable
     bool draining_ = false;
 };
@@ -51,11 +57,15 @@ LocalOptions with_parallel(LocalOptions local, uint32_t parallel) {
     return local;
 }
 
+void log_of_router(char level, const std::string& text, const LogSpan& span) {
+    log_line(level, text, span, "cluster");
+}
+
 // The port is bound before the model is loaded: that it is in use shows at once.
 CpudServer::CpudServer(const std::string& actor, const CpudOptions& options,
                        const LocalOptions& local)
     : port_(loop_, actor, address_of(options)),
-      model_(actor, with_parallel(local, options.parallel), log_line),
+      model_(actor, with_parallel(local, options.parallel), log_of_router),
       cluster_(model_.cluster()),
       front_(port_, actor, options.api_keys_file, model_.router(), model_.text(),
              [this](const std::string& client, const wire::ClientBody& message, TimeUs) {
@@ -73,8 +83,26 @@ CpudServer::CpudServer(const std::string& actor, const CpudOptions& options,
             cluster_.router().drain(now);
         }
     });
+    add_views();
     if (!options.callback_url.empty()) call_back(actor, options);
     log_line('i', options.worker_id + " listens at " + port_.url() + ", " + model_.weights());
+}
+
+// As of a router and of workers: the page, /status.json and /metrics, on the one port.
+void CpudServer::add_views() {
+    add_page(port_.site());
+    add_status_json(port_.site(), [this] { return cluster_.router().status(); });
+    port_.site().add("GET", "/metrics", http::Access::kOpen,
+                     [this](http::ExchangeId, http::Request&, TimeUs now) {
+                         usage_.update(now);
+                         Exposition page;
+                         add_process_metrics(page, {usage_, loop_gap_s_, started_at_}, now);
+                         add_router_metrics(page, cluster_.router());
+                         for (size_t i = 0; i < cluster_.workers(); ++i)
+                             add_worker_metrics(page, "worker-" + std::to_string(i),
+                                                cluster_.worker(i), usage_);
+                         return http::Response{200, kExpositionType, page.text(), {}};
+                     });
 }
 
 void CpudServer::call_back(const std::string& actor, const CpudOptions& options) {
@@ -97,6 +125,7 @@ void CpudServer::call_back(const std::string& actor, const CpudOptions& options)
 }
 
 void CpudServer::on_tick(TimeUs now) {
+    loop_gap_s_.add(static_cast<double>(loop_.take_loop_gap()) / kSecondUs);
     cluster_.tick(now);
     front_.on_tick(now);
     port_.on_tick(now);

@@ -10,6 +10,12 @@
 
 namespace chatloop::actors {
 
+struct ProcessMetrics {
+    const ProcessUsage& usage;
+    const Histogram& loop_gap_s;
+    TimeUs started_at = 0;
+};
+void add_process_metrics(Exposition& page, const ProcessMetrics& process, TimeUs now);
 void add_router_metrics(Exposition& page, const Router& router);
 void add_worker_metrics(Exposition& page, const std::string& name, const Worker& worker,
                         const ProcessUsage& usage);

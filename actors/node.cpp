@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "common.hpp"
+#include "metrics.hpp"
 
 namespace chatloop::actors {
 
@@ -60,17 +61,7 @@ const std::string& Host::metrics(TimeUs now) {
     metrics_made_at_ = now;
     usage_.update(now);
     Exposition page;
-    page.gauge("chatloop_uptime_seconds", "Since the process started",
-               static_cast<double>(now - started_at_) / kSecondUs);
-    page.counter("process_cpu_seconds_total", "User and system CPU time",
-                 static_cast<double>(usage_.cpu_us()) / kSecondUs);
-    page.gauge("process_resident_memory_bytes", "Resident memory",
-               static_cast<double>(usage_.memory_bytes()));
-    page.histogram("chatloop_loop_gap_seconds",
-                   "Longest time between two looks at the sockets, by turn of the loop",
-                   loop_gap_s_);
-    page.counter("chatloop_log_lines_dropped_total", "Lines that the log's reader did not take",
-                 static_cast<double>(log_lines_dropped()));
+    add_process_metrics(page, {usage_, loop_gap_s_, started_at_}, now);
     for (const Node* node : nodes_) node->add_metrics(page);
     metrics_page_ = page.text();
     return metrics_page_;

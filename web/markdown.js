@@ -112,7 +112,7 @@ export function render(text) {
       nodes.push(snippet(lines.slice(at + 1, end).join("\n"), fence[2]));
       at = end + 1;
     } else if (/^#{1,6}\s/.test(line)) {
-      nodes.push(element("h4", ...inline(line.replace(/^#+\s+/, ""))));
+      nodes.push(element("h2", ...inline(line.replace(/^#+\s+/, ""))));
       at += 1;
     } else if (ITEM.test(line)) {
       const [node, end] = list(lines, at);

@@ -78,7 +78,7 @@ constexpr std::array kSettings = {
     text("http.api_keys_file", "--api-keys-file", kRouterRole, "",
          "keys of which HTTP clients must have one, a line each"),
     text("metrics.bind", "--metrics", kAllRoles, "",
-         "bind: /healthz and what else is for monitoring, ADDRESS:PORT; without it there is none"),
+         "bind: /metrics and /healthz, ADDRESS:PORT; without it there is none"),
 
     integer("batching.max_batch_size", "--max-batch-size", kRouterRole, 1, kFrameItemsMax, "32",
             "decode rows per frame"),

@@ -53,7 +53,8 @@ Router::Ready Router::ready_rows(const Lane& lane) const {
     return ready;
 }
 
-// Suspects share a frame with their group only; every second frame is theirs.
+// Suspects share a frame with their group only; every second frame is theirs. New prompts wait for
+// them, as for all that is computed again.
 std::vector<Sequence*> Router::runnable(const Lane& lane) const {
     std::vector<Sequence*> others;
     std::vector<Sequence*> group;
@@ -63,14 +64,17 @@ std::vector<Sequence*> Router::runnable(const Lane& lane) const {
         if (sequence.gives_way || sequence.lacks_block) continue;
         if (!sequence.suspicion) {
             others.push_back(&sequence);
-            others_ready |= sequence.rows_left() > 0;
+            const bool is_new = sequence.rows_left() > 1 && !sequence.recovers;
+            others_ready |= sequence.rows_left() > 0 && !is_new;
         } else if (sequence.rows_left() > 0 &&
                    (group.empty() || group[0]->suspicion->group == sequence.suspicion->group)) {
             group.push_back(&sequence);
         }
     }
-    const bool theirs = !group.empty() && (!others_ready || lane.sent % 2 == 0);
-    return theirs ? group : others;
+    if (group.empty()) return others;
+    if (!others_ready || lane.sent % 2 == 0) return group;
+    std::erase_if(others, [](const Sequence* s) { return s->rows_left() > 1 && !s->recovers; });
+    return others;
 }
 
 // What a fault has taken is computed again before what is new, a few sequences at a time.

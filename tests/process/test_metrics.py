@@ -102,7 +102,7 @@ def test_counters_are_exact_after_many_requests(observed):
         return page.total(name, **labels) - before.total(name, **labels)
 
     assert grown("inference_requests_total") == 200
-    assert grown("inference_request_duration_seconds_count") == 200
+    assert grown("inference_request_duration_seconds_count") == 180  # 20 were refused at once
     for reason in {reason for reason, _ in ended}:
         count = sum(1 for other, _ in ended if other == reason)
         assert grown("inference_requests_ended_total", reason=reason) == count, reason
@@ -258,7 +258,11 @@ def test_a_log_that_nobody_reads_stops_nothing(build, tiny_model, tmp_path):
                     break
             wait_until(lambda: dropped() > 0, 5, "lines are dropped")
             assert client.generate(token_ids=[2], max_tokens=5).usage.completion_tokens <= 5
+            router.terminate()
+            cluster.terminate()
+            assert router.wait(40) == 0
+            cluster.assert_drained()
     finally:
-        router.terminate()
-        assert router.wait(20) == 0
+        router.kill()
+        router.wait()
         os.close(ends[0])

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, wait_until
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from scrape import fetch
 
@@ -82,7 +83,7 @@ def picture(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", list(WIDTHS))
 def test_it_fits_every_screen_without_an_error(visit, served, size, scheme):
     seen = visit(*WIDTHS[size], scheme)
     page = seen.page
@@ -204,17 +205,14 @@ def test_an_answer_streams_and_stops(browser, build, smollm2, tmp_path):
         page.locator("#send").click()
         expect(page.locator("#stop")).to_be_visible()
         answer = page.locator("article.assistant")
-        page.wait_for_function(
-            "document.querySelector('article.assistant').innerText.length > 60", timeout=SEEN_MS)
+        expect(answer).to_have_text(re.compile(".{60}", re.S), timeout=SEEN_MS)
         picture(page, "streams")
         page.keyboard.press("Escape")
         expect(answer.locator(".stats")).to_contain_text("stopped", timeout=SEEN_MS)
         expect(page.locator("#send")).to_be_visible()
         watch = cluster.client()
-        page.wait_for_function(
-            "fetch('/status.json').then((r) => r.json()).then((s) => s.running === 0)",
-            timeout=SEEN_MS)
-        assert watch.status()["running"] == 0  # the router was told, and let the request go
+        # The router was told, and lets the request go.
+        wait_until(lambda: watch.status()["running"] == 0, 10, "it has ended")
         page.locator("#max_tokens").fill("5")
         page.locator("#prompt").fill("Say hello.")
         page.locator("#send").click()
@@ -249,7 +247,7 @@ def test_what_a_model_writes_never_becomes_markup(visit, text):
     tags = page.evaluate("""(html) => [...new DOMParser().parseFromString(html, 'text/html')
         .body.querySelectorAll('*')].map((n) => [n.tagName.toLowerCase(),
         ...[...n.attributes].map((a) => a.name)])""", html)
-    allowed = {"p", "code", "pre", "div", "button", "strong", "em", "a", "h4", "ul", "ol", "li",
+    allowed = {"p", "code", "pre", "div", "button", "strong", "em", "a", "h2", "ul", "ol", "li",
                "table", "thead", "tbody", "tr", "td", "th", "blockquote"}
     for tag, *attributes in tags:
         assert tag in allowed
@@ -263,7 +261,7 @@ def test_markdown_has_the_elements_of_its_source(visit):
     html = visit().page.evaluate(
         RENDER, "# T\n\nOne **two** `x < y` [l](https://a.b/c)\n\n1. a\n2. b\n\n- c\n\n"
                 "```py\nif a < b:\n    pass\n```\n\n| h | i |\n|---|---|\n| 1 | 2 |\n\n> q")
-    for part in ("<h4>T</h4>", "<strong>two</strong>", "<code>x &lt; y</code>",
+    for part in ("<h2>T</h2>", "<strong>two</strong>", "<code>x &lt; y</code>",
                  'href="https://a.b/c"', "<li>a</li><li>b</li></ol>", "<ul><li>c</li></ul>",
                  "if a &lt; b:\n    pass", "<td>1</td><td>2</td>", "<blockquote>q</blockquote>"):
         assert part in html, part

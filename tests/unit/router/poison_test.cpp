@@ -185,6 +185,38 @@ TEST_CASE("deaths at other rows, or with a token in between, are nobody's fault"
     CHECK(h.tokens("r").size() == 20);
 }
 
+TEST_CASE("new prompts wait for suspects") {
+    RouterHarness h({16, 64u << 20, 16, 200});
+    h.config.max_batch_size = 16;
+    h.remake();
+    h.bring_up();
+    for (int i = 0; i < 4; ++i) h.submit("r" + std::to_string(i), 60, 30);
+    while (h.router->counters().tokens_committed < 20) h.answer(h.result_of(h.answered++));
+    h.router->on_worker_gone(peer_of(kWorker), h.now);
+    h.tick(300 * kMillisecondUs);
+    h.answered = h.frames();
+    h.submit("new", 60, 2);
+    h.bring_up();
+    const size_t first = h.answered;
+    h.answer_all();
+    CHECK(h.errors().empty());
+    CHECK(h.heard<wire::Done>().size() == 5);
+    bool new_began = false;
+    Admission newest = 0;
+    for (size_t i = first; i < h.frames(); ++i)
+        for (const wire::Item& item : h.frame(i).frame.items)
+            newest = std::max(newest, item.admission);
+    for (size_t i = first; i < h.frames(); ++i) {
+        size_t replays = 0;
+        for (const wire::Item& item : h.frame(i).frame.items) {
+            new_began |= item.admission == newest;
+            replays += item.rows > 1 && item.admission != newest;
+        }
+        if (new_began) CHECK(replays == 0);
+    }
+    CHECK(new_began);
+}
+
 TEST_CASE("a worker that was silent before it could not be reached is not known to have died") {
     Deadly h;
     h.say_bad("bad");

@@ -166,7 +166,9 @@ TEST_CASE("requests under way and what happened are listed") {
     CHECK_FALSE(status.events[1].warning);
     h.router->on_worker_gone(peer_of(kWorker), h.now);
     status = status_of(h);
-    CHECK(status.requests.empty());
+    REQUIRE(status.requests.size() == 2);  // they wait for another worker
+    CHECK(status.requests[0].state == "queue");
+    CHECK(status.requests[0].generation == 0);
     CHECK(std::any_of(status.events.begin(), status.events.end(),
                       [](const wire::EventStatus& e) { return e.warning; }));
 }
