@@ -179,6 +179,19 @@ def test_the_documentation_lists_every_metric_and_no_other(observed):
     assert documented("Metrics") == names | sometimes
 
 
+def test_the_documentation_lists_every_log_target_and_span(observed):
+    client = observed.client()
+    client.generate(request_id="spans", token_ids=[2, 3], max_tokens=8, ignore_eos=True)
+    spans = {re.sub(r"stage \d+", "stage N", span[0]) for span in client.trace("spans")["spans"]}
+    assert {"request", "tokenization", "queue", "prefill", "decode", "sampling"} <= spans
+    assert spans <= documented("Traces")
+    targets = set()
+    for process in observed.processes.values():
+        targets |= {json.loads(line)["target"] for line in process.log.read_text().splitlines()}
+    assert {"chatloop_router::requests", "chatloop_router::cluster"} <= targets
+    assert targets <= documented("Logs")
+
+
 @pytest.mark.long
 def test_promtool_and_prometheus_take_every_page(observed, tmp_path):
     for name in observed.processes:
