@@ -62,7 +62,8 @@ def constrained() -> list[dict]:
     common = {"max_tokens": 120, "logprobs": 2, "seed": 3}
     return [
         {"messages": chat("Who are you?"), "json_schema": SCHEMA, **common},
-        {"messages": chat("Who are you?"), "json_schema": SCHEMA, "temperature": 1.0, "n": 3, **common},
+        {"messages": chat("Who are you?"), "json_schema": SCHEMA, "temperature": 1.0, "n": 3,
+         **common},
         {"messages": chat("Say something."), "json_object": True, "temperature": 0.5,
          "repetition_penalty": 1.2, **common},
         {"prompt": "Call me at ", "regex": r"\(?[0-9]{3}\)?-[0-9]{4}( or not)?", **common},
