@@ -39,17 +39,22 @@ impl Kind {
     }
 }
 
-/// Brackets within brackets: the grammars' parsers are recursive, and a stack has an end.
+/// Compilation is recursive along brackets, along rules that refer to rules and along references of
+/// a schema. Their numbers are bounded, and it has a stack on which that many fit.
 const NESTING_MAX: usize = 100;
+const DEFINITIONS_MAX: usize = 1_000;
+const REFERENCES_MAX: usize = 2_000;
+const COMPILE_STACK_BYTES: usize = 128 << 20; // reserved; what is not touched takes no memory
 
-/// Fuel is about 50,000 a millisecond at compile time and 14,000 in a mask.
+/// Chosen by tests/unit/text/grammar_test.cpp's bombs and tests/bench/mask_bench.cpp: what is refused
+/// or done within them keeps a router away from its loop for under 60 ms.
 const LIMITS: ParserLimits = ParserLimits {
-    max_items_in_row: 2_000,
-    initial_lexer_fuel: 1_000_000,
-    step_lexer_fuel: 200_000,
-    step_max_items: 50_000,
+    max_items_in_row: 500,
+    initial_lexer_fuel: 500_000,
+    step_lexer_fuel: 50_000,
+    step_max_items: 5_000,
     max_lexer_states: 16_000, // of 1 to 2 KiB, in each matcher
-    max_grammar_size: 100_000,
+    max_grammar_size: 10_000, // a schema of 200 objects fits
     precompute_large_lexemes: false,
     verbose_errors: false,
 };
@@ -92,9 +97,12 @@ impl Matcher {
     /// `texts`: the choices, or the one text of the other kinds; none for a JSON object.
     pub fn compile(vocabulary: &Vocabulary, kind: Kind, texts: &[&str]) -> Result<Self> {
         let grammar = grammar(kind, texts)?;
-        let mut parser = vocabulary.factory.create_parser(grammar).map_err(refused)?;
-        parser.start_without_prompt();
-        parser.check_stop().map_err(refused)?;
+        let parser = stacker::grow(COMPILE_STACK_BYTES, || -> Result<TokenParser> {
+            let mut parser = vocabulary.factory.create_parser(grammar).map_err(refused)?;
+            parser.start_without_prompt();
+            parser.check_stop().map_err(refused)?;
+            Ok(parser)
+        })?;
         Ok(Self { parser, ids: vocabulary.ids })
     }
 
@@ -150,10 +158,16 @@ fn grammar(kind: Kind, texts: &[&str]) -> Result<TopLevelGrammar> {
         _ => Err(Error::invalid_request("a constraint is one text that is not empty")),
     };
     Ok(match kind {
-        Kind::JsonSchema => json_grammar(
-            serde_json::from_str(one()?)
-                .map_err(|cause| Error::invalid_request(format!("json_schema: {cause}")))?,
-        )?,
+        Kind::JsonSchema => {
+            let text = one()?;
+            if text.matches("\"$ref\"").count() > REFERENCES_MAX {
+                return Err(Error::invalid_request("json_schema: too many references"));
+            }
+            json_grammar(
+                serde_json::from_str(text)
+                    .map_err(|cause| Error::invalid_request(format!("json_schema: {cause}")))?,
+            )?
+        }
         Kind::JsonObject => json_grammar(json!({"type": "object"}))?,
         Kind::Regex => {
             check_nesting(one()?)?;
@@ -161,16 +175,26 @@ fn grammar(kind: Kind, texts: &[&str]) -> Result<TopLevelGrammar> {
         }
         Kind::Lark => {
             check_nesting(one()?)?;
+            check_definitions(one()?)?;
             TopLevelGrammar::from_lark(one()?.to_owned())
         }
         Kind::Choice => {
             if texts.is_empty() || texts.iter().any(|text| text.is_empty()) {
                 return Err(Error::invalid_request("a choice is of texts that are not empty"));
             }
-            let quoted: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
-            TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))
+            let spelled: Vec<String> = texts.iter().map(|text| regex_of(text)).collect();
+            TopLevelGrammar::from_regex(&spelled.join("|"))
         }
     })
+}
+
+/// A regular expression of this text alone.
+fn regex_of(text: &str) -> String {
+    let spell = |one: char| match one {
+        _ if one.is_ascii_alphanumeric() || !one.is_ascii() => one.to_string(),
+        _ => format!("\\x{:02X}", u32::from(one)),
+    };
+    text.chars().map(spell).collect()
 }
 
 fn json_grammar(schema: Value) -> Result<TopLevelGrammar> {
@@ -204,6 +228,18 @@ fn check_nesting(text: &str) -> Result<()> {
         if depth > NESTING_MAX {
             return Err(Error::invalid_request("the constraint nests too deeply"));
         }
+    }
+    Ok(())
+}
+
+/// A definition begins a line. References in the JSON of a grammar count as well.
+fn check_definitions(text: &str) -> Result<()> {
+    let begins = |line: &&str| {
+        line.trim_start().starts_with(|one: char| one.is_ascii_alphabetic() || "_?!%".contains(one))
+    };
+    let references = text.matches("\"$ref\"").count();
+    if text.lines().filter(begins).count() > DEFINITIONS_MAX || references > REFERENCES_MAX {
+        return Err(Error::invalid_request("the grammar has too many rules or references"));
     }
     Ok(())
 }

@@ -261,7 +261,7 @@ TEST_CASE("a constraint that cannot be served is refused with the reason") {
     reason(ConstraintKind::kJsonSchema, R"({"type": "no type"})");
     reason(ConstraintKind::kJsonSchema, R"({"$ref": "#/$defs/none"})");
     reason(ConstraintKind::kRegex, "a(");
-    reason(ConstraintKind::kRegex, std::string(60'000, '(') + std::string(60'000, ')'));
+    reason(ConstraintKind::kRegex, std::string(30'000, '(') + std::string(30'000, ')'));
     reason(ConstraintKind::kGrammar, "rule: \"x\"");
     reason(ConstraintKind::kGrammar, "start: none");
     reason(ConstraintKind::kGrammar, "start: " + std::string(50'000, '('));
@@ -273,6 +273,23 @@ TEST_CASE("work is bounded, whatever is asked for") {
     const auto engine = tiny_engine();
     std::string nested = "{\"type\": \"array\"}";
     for (int i = 0; i < 60; ++i) nested = "{\"type\": \"array\", \"items\": " + nested + "}";
+    const auto repeated = [](const std::string& text, int times) {
+        std::string all;
+        for (int i = 0; i < times; ++i) all += text;
+        return all;
+    };
+    const auto rules = [](int count) {
+        std::string text = "start: r0\n";
+        for (int i = 0; i < count; ++i)
+            text += "r" + std::to_string(i) + ": \"a\" r" + std::to_string(i + 1) + "\n";
+        return text + "r" + std::to_string(count) + ": \"b\"\n";
+    };
+    std::string chain = R"({"$ref": "#/$defs/a0", "$defs": {)";  // nests as deep as it is long
+    for (int i = 0; i < 1900; ++i)
+        chain += "\"a" + std::to_string(i) +
+                 R"(": {"type": "array", "items": {"$ref": "#/$defs/a)" + std::to_string(i + 1) +
+                 "\"}}, ";
+    chain += R"("a1900": {"type": "null"}}})";
     const std::string self = R"({"allOf": [{"$ref": "#"}], "type": "object"})";
     const std::pair<ConstraintKind, std::string> bombs[] = {
         {ConstraintKind::kRegex, "((a{1,100}){1,100}){1,100}"},
@@ -280,8 +297,22 @@ TEST_CASE("work is bounded, whatever is asked for") {
         {ConstraintKind::kRegex, "(((a*)*)*)*b"},
         {ConstraintKind::kJsonSchema, nested},
         {ConstraintKind::kJsonSchema, self},
+        {ConstraintKind::kJsonSchema, chain},
         {ConstraintKind::kJsonSchema, R"({"type": "string", "minLength": 100000})"},
         {ConstraintKind::kJsonSchema, R"({"type": "array", "minItems": 100000})"},
+        {ConstraintKind::kJsonSchema, R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})"},
+        {ConstraintKind::kJsonSchema, R"({"type": "string", "pattern": ")" +
+                                          repeated("(", 50'000) + R"("})"},
+        {ConstraintKind::kJsonSchema, R"({"enum": [)" + repeated("\"x\", 1, ", 9'000) + "2]}"},
+        {ConstraintKind::kRegex, repeated("a", 60'000)},
+        {ConstraintKind::kRegex, repeated("a|b", 20'000)},
+        {ConstraintKind::kRegex, repeated("(ab?)", 12'000)},
+        {ConstraintKind::kRegex, repeated("(.*a){3}", 1000)},
+        {ConstraintKind::kGrammar, rules(900)},
+        {ConstraintKind::kGrammar, rules(4000)},
+        {ConstraintKind::kGrammar, "start: " + repeated("\"a\"? ", 20'000)},
+        {ConstraintKind::kGrammar, "start: " + repeated("~", 50'000) + "\"a\""},
+        {ConstraintKind::kGrammar, repeated("start: \"a\"\n", 5'000)},
         {ConstraintKind::kGrammar, "start: start start | \"a\" | "},
         {ConstraintKind::kGrammar, "start: (/a{1,1000}/ | /(a|aa)+/){1,1000}"},
     };
