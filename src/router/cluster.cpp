@@ -216,8 +216,9 @@ void Cluster::on_unreachable(const WorkerPeer& worker, const wire::Unreachable& 
         ++counters_.ctrl_unexpected;
         return;
     }
-    if (next != workers_.end() && next->second.generation == report.generation)
-        avoid(next->second.hello.name, now);
+    const bool is_worker = next != workers_.end() && next->second.generation == report.generation;
+    avoid(is_worker ? next->second.hello.name : worker.hello.name, now);
+    note_fault(worker.incarnation, now);  // the edge may be bad at this end: A' may reach B
     fault(report.generation, worker.hello.name + " cannot reach its next hop", now);
 }
 

@@ -82,7 +82,10 @@ void Cluster::check_health(TimeUs now) {
 
 // After a pause of our own.
 void Cluster::rearm(TimeUs now) {
-    for (auto& [incarnation, worker] : workers_) worker.heard_at = now;
+    for (auto& [incarnation, worker] : workers_) {
+        worker.heard_at = now;
+        if (worker.unreachable_at != 0) worker.unreachable_at = now;
+    }
     for (auto& [generation, route] : routes_) {
         route.installed_at = now;
         for (HopReport& report : route.reports) report.missing = 0;

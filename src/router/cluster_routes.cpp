@@ -167,6 +167,9 @@ void Cluster::maybe_up(Route& route, TimeUs now) {
     route.up = true;
     remains_.erase(route.succeeds);
     events_.on_route_up(route);
+    // Its slots and blocks are written anew from now on.
+    for (uint32_t hop = 0; hop < route.stages(); ++hop)
+        drop_remains_of(route.hops[hop], "another route has its stages", now);
     drop_unrestorable(now);
 }
 

@@ -27,7 +27,6 @@ void Router::on_route_down(const Route& route, const std::string& why, TimeUs no
     log_(is_planned ? 'i' : 'w',
          "route " + std::to_string(route.generation) + " is down: " + why, "");
     note_event(!is_planned, "route " + std::to_string(route.generation) + " is down: " + why);
-    if (!ready()) without_route_since_ = now;
     if (found == lanes_.end()) return;
     if (!found->second.in_flight.empty()) note_accident(route, found->second, now);
     Lane& lane = parked_[route.generation] = std::move(found->second);

@@ -94,6 +94,7 @@ void Router::on_tick(TimeUs now) {
     check_overdue(now);
     judge(now);
     hand_over(now);
+    if (ready()) without_route_since_ = now;
     expire(now);
     note_rate(now);
     std::vector<std::string> silent;

@@ -236,7 +236,9 @@ TimeUs Router::queue_end(const Sequence& sequence) const {
 }
 
 TimeUs Router::route_wait_end(const Sequence& sequence) const {
-    return std::max(sequence.queued_at, without_route_since_) + config_.route_wait_us;
+    // Later than now in any case: where there is a route, expire asks again then.
+    return std::max(sequence.queued_at, without_route_since_) +
+           std::max<TimeUs>(config_.route_wait_us, 100 * kMillisecondUs);
 }
 
 // Those that were to give way and have nothing in flight any more.
@@ -278,7 +280,6 @@ void Router::expire(TimeUs now) {
                                 std::to_string(committed(*sequence.request)) +
                                 " tokens committed"});
         } else {  // it waits for a place, not for workers
-            without_route_since_ = ready() ? now : without_route_since_;
             set_timeout(sequence);
         }
     }

@@ -26,6 +26,7 @@ FrameShape decode_shape(uint32_t rows, uint64_t context) { return {rows, context
 }  // namespace
 
 void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
+    if (lane.hold_until <= now) lane.hold_until = kHasWaited;  // or its timer stays due
     while (!lane.hands_over) {
         grow_blocks(lane, now);
         Ready ready = ready_rows(lane);
