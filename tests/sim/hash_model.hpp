@@ -26,6 +26,7 @@ enum class Mistake : uint8_t {
     kBlockAlias,  // two KV blocks are one: as if a router gave one to two sequences
     kBatchMate,   // the head gives a row the logits of its neighbour in the batch
     kText,        // the text of one token is lost
+    kCrc,         // the CRCs do not see a bit that flips
 };
 
 inline uint64_t mix(uint64_t a, uint64_t b) {
