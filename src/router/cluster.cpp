@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 
 namespace chatloop {
 
@@ -147,7 +148,7 @@ void Cluster::on_fenced(WorkerPeer& worker, Generation through, TimeUs now) {
     if (worker.generation != 0 && through >= worker.generation)
         fault(worker.generation, worker.hello.name + " has fenced the route", now);
     worker.fenced = std::max(worker.fenced, through);
-    worker.credit.fenced(through);
+    if (holds(Rule::kFenceCredit)) worker.credit.fenced(through);
 }
 
 bool Cluster::all_fenced() const {
@@ -164,7 +165,8 @@ void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat
     worker.frames_held = beat.frames_held;
     worker.loop_gap_us = beat.loop_gap_us;
     on_fenced(worker, beat.fenced_through, now);
-    if (beat.fenced_through < worker.fence_wanted) send(worker, wire::Fence{worker.fence_wanted});
+    if (beat.fenced_through < worker.fence_wanted && holds(Rule::kFenceRepeat))
+        send(worker, wire::Fence{worker.fence_wanted});
     for (const wire::RouteReport& report : beat.routes)
         if (report.generation != worker.generation)
             events_.on_last_report(worker.incarnation, report);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/cluster.hpp"
 
 namespace chatloop {
@@ -144,6 +145,7 @@ bool Cluster::is_avoided(const WorkerPeer& worker, TimeUs now) const {
 
 // False: a frame left the hop before this one, or this last one for us, and did not arrive.
 bool Cluster::note_report(Route& route, const wire::RouteReport& report, TimeUs now) {
+    if (!holds(Rule::kMissing)) return true;
     const size_t hop = report.hop;
     HopReport& own = route.reports[hop];
     own.accepted = report.accepted;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ranges>
 
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -55,6 +56,7 @@ void Router::on_route_down(const Route& route, const std::string& why, TimeUs no
 
 // A FIRST that was not confirmed is sent again, with what the prefix cache had.
 void Router::roll_back(Sequence& sequence) {
+    if (!holds(Rule::kRollBack)) return;
     const uint32_t found = sequence.placement->blocks_found * kBlockRows;
     const uint32_t rows = std::max(sequence.confirmed, found);
     CL_ASSERT(rows <= sequence.rows_sent);
@@ -139,6 +141,7 @@ TimeUs Router::overdue_at(const Route& route, const Lane& lane) const {
 }
 
 void Router::check_overdue(TimeUs now) {
+    if (!holds(Rule::kMissing)) return;
     std::vector<Generation> overdue;
     for (const auto& [generation, lane] : lanes_) {
         if (lane.in_flight.empty()) continue;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/worker/worker.hpp"
 
 namespace chatloop {
@@ -139,6 +140,7 @@ void Worker::fence(RouterSession& session, Generation through, TimeUs now) {
     if (!session.routes.empty() && session.routes.begin()->first <= through)
         send_heartbeat(session, now);
     session.fenced_through = through;
+    if (!holds(Rule::kFence)) return;
     const auto fenced = [&](const FramePtr& f) {
         return f->frame.header.generation <= through;
     };
@@ -169,7 +171,8 @@ void Worker::forget_router(RouterSession& session, TimeUs now) {
 
 void Worker::on_router_heartbeat(RouterSession& session, const wire::RouterHeartbeat& beat,
                                  TimeUs now) {
-    if (beat.fence_through > session.fenced_through) on_fence(session, beat.fence_through, now);
+    if (beat.fence_through > session.fenced_through && holds(Rule::kFenceRepeat))
+        on_fence(session, beat.fence_through, now);
     for (auto& [generation, route] : session.routes) report_ready(session, generation, route);
 }
 

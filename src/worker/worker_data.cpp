@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/worker/worker.hpp"
 
 namespace chatloop {
@@ -47,7 +48,7 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
         ++counters_.frames_misdirected;
         return;
     }
-    if (header->generation <= session->fenced_through) {
+    if (header->generation <= session->fenced_through && holds(Rule::kFence)) {
         ++counters_.frames_fenced;
         return;
     }
@@ -63,7 +64,7 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
         ++counters_.frames_duplicate;
         return;
     }
-    if (header->number != hop->accepted + 1)
+    if (header->number != hop->accepted + 1 && holds(Rule::kFrameOrder))
         return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kNumber);
     FramePtr in_hand = spare_frame();
     if (const auto error = wire::decode_frame(*header, bytes.bytes(), in_hand->frame)) {
@@ -73,7 +74,7 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
     const bool fits = fits_next_hop(in_hand->frame, bytes.size(), config_.hello.width);
     if (!fits || session->queue.size() >= 2 * config_.hello.share.frames)
         return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kMalformed);
-    ++hop->accepted;
+    hop->accepted = header->number;
     in_hand->bytes = std::move(bytes);
     in_hand->hop = hop->hop;
     in_hand->arrival = arrival;

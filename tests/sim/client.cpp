@@ -196,6 +196,7 @@ void ClientProcess::hear(const wire::RouterBody& body, TimeUs now) {
         SimRequest* r = request_of(done->request_id);
         if (r == nullptr) return;
         r->done = *done;
+        r->was_cut = r->was_cut || !is_unbroken(*r);
         // What was lost on a broken connection before its DONE came on the next one.
         const bool has_gap = std::any_of(r->choices.begin(), r->choices.end(), [&](const auto& c) {
             return c.tokens.size() < c.expected.size() ||
@@ -256,7 +257,9 @@ void ClientProcess::hear_failure(const wire::Failure& failure, TimeUs now) {
         r->abandoned = true;
         return;
     }
-    if (failure.retryable) {
+    // The router thought that its client was gone.
+    const bool was_given_up = failure.code == "cancelled" && !is_unbroken(*r);
+    if (failure.retryable || was_given_up) {
         r->resume_at = now + 50 * kMillisecondUs + random_.below(450'000);
         return;
     }

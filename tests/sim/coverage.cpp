@@ -1,20 +1,106 @@
 #include "coverage.hpp"
 
-#include <array>
 #include <utility>
 
 namespace chatloop::sim {
 
 namespace {
 
-// What the log says, and what that is.
-constexpr std::array<std::pair<const char*, const char*>, 0> kLines{};
+// What a router's log says, and what that is.
+constexpr std::pair<const char*, const char*> kLines[] = {
+    {"is silent", "recovery: a worker is silent"},
+    {"is heard again", "recovery: a silent worker is heard again"},
+    {"it stayed silent", "recovery: a worker is given up"},
+    {"cannot be reached", "recovery: a worker cannot be reached"},
+    {"was replaced by a new process", "recovery: a worker is replaced"},
+    {"begin again", "recovery: replay from row 0"},
+    {"another route takes over", "recovery: another route takes over"},
+    {"a frame was lost on its way", "recovery: heartbeats disagree"},
+    {"a RESULT is overdue", "recovery: a RESULT is overdue"},
+    {"lost the link to its next hop", "recovery: a neighbour lost its link"},
+    {"the link to stage 0 went down", "recovery: the router lost its link"},
+    {"did not accept frame", "recovery: a gap"},
+    {"a RESULT was lost or damaged", "recovery: a gap before the router"},
+    {"has forgotten", "recovery: a worker has forgotten"},
+    {"cannot reach its next hop", "recovery: an edge did not come up"},
+    {"fails too often", "recovery: probation"},
+    {"hand-over", "recovery: hand-over"},
+    {"go on apart", "recovery: suspects go on apart"},
+    {"poison: ", "recovery: poison"},
+    {"refused its rows", "recovery: a refused item begins again"},
+};
+
+// Each at least this often as one in a thousand seeds.
+constexpr const char* kRequired[] = {
+    "a RESULT item came for an ended sequence",
+    "a RESULT was bad",
+    "a RESULT was stale",
+    "a client changed its router",
+    "a client resumed",
+    "a client was gone",
+    "a frame came twice",
+    "a frame was fenced",
+    "a frame was for another incarnation",
+    "a frame was missing or damaged",
+    "a header was damaged",
+    "a message came after its connection broke",
+    "a message was lost on the way",
+    "a peer was unreachable",
+    "a sequence was preempted",
+    "an identity was taken over",
+    "fault: a RESULT is lost",
+    "fault: a bit of a body flips",
+    "fault: a bit of a header flips",
+    "fault: a client dies",
+    "fault: a client is cut off",
+    "fault: a connection is reset",
+    "fault: a connection is reset unseen",
+    "fault: a frame comes twice",
+    "fault: a frame is lost",
+    "fault: a front connection is reset",
+    "fault: a path is cut one way",
+    "fault: a path is slow",
+    "fault: a router is killed",
+    "fault: a router is stopped",
+    "fault: a sampler is killed",
+    "fault: a stage is killed",
+    "fault: a worker drains",
+    "fault: a worker is cut off",
+    "fault: a worker is slow",
+    "fault: a worker is stopped",
+    "fault: an edge is cut",
+    "fault: control is cut, data is not",
+    "fault: the frame that fills a block is lost",
+    "fault: the last RESULT is lost",
+    "fault: two in a row",
+    "recovery: a gap",
+    "recovery: a gap before the router",
+    "recovery: a neighbour lost its link",
+    "recovery: a silent worker is heard again",
+    "recovery: a worker cannot be reached",
+    "recovery: a worker is given up",
+    "recovery: a worker is replaced",
+    "recovery: a worker is silent",
+    "recovery: another route takes over",
+    "recovery: heartbeats disagree",
+    "recovery: probation",
+    "recovery: replay from row 0",
+    "recovery: suspects go on apart",
+    "rows came from the prefix cache",
+};
 
 }  // namespace
 
 void Coverage::note_log(const std::string& line) {
     for (const auto& [text, what] : kLines)
         if (line.find(text) != std::string::npos) note(what);
+}
+
+std::vector<std::string> Coverage::missing() const {
+    std::vector<std::string> never;
+    for (const char* what : kRequired)
+        if (times(what) == 0) never.emplace_back(what);
+    return never;
 }
 
 void note_router(const Router& router, Coverage& coverage) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "chatloop/router/router.hpp"
 
@@ -23,6 +24,8 @@ public:
         return found == times_.end() ? 0 : found->second;
     }
     const std::map<std::string, uint64_t>& all() const { return times_; }
+    // What must happen in a thousand seeds and did not.
+    std::vector<std::string> missing() const;
 
 private:
     std::map<std::string, uint64_t> times_;

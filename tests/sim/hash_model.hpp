@@ -27,6 +27,7 @@ enum class Mistake : uint8_t {
     kBatchMate,   // the head gives a row the logits of its neighbour in the batch
     kText,        // the text of one token is lost
     kMatcher,     // a constraint does not see one token
+    kCrc,         // the CRCs do not see a bit that flips
 };
 
 inline uint64_t mix(uint64_t a, uint64_t b) {

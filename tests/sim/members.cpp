@@ -8,6 +8,12 @@
 
 namespace chatloop::sim {
 
+namespace {
+
+constexpr TimeUs kRestartUs = kSecondUs;  // a supervisor's
+
+}  // namespace
+
 void Setting::say(const std::string& who, const std::string& text) const {
     if (!trace) return;
     std::printf("%10.6f %-10s %s\n", static_cast<double>(timeline.now()) / 1e6, who.c_str(),
@@ -208,6 +214,12 @@ void WorkerProcess::after_turn() {
     for (size_t share = 0; share < setting_.routers.size(); ++share)
         if (worker_->frames_held(share) > setting_.share.frames)
             setting_.verdict.broken(name() + " holds more frames than its share");
+    if (!worker_->rejection()) return;
+    setting_.say(name(), "ends: " + *worker_->rejection());
+    setting_.coverage.note("a worker was refused and started anew");
+    timeline_.in(kRestartUs, [this, boot = boot()] {
+        if (!alive() && boot == this->boot()) start();
+    });
 }
 
 }  // namespace chatloop::sim

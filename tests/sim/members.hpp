@@ -98,7 +98,7 @@ protected:
     bool has_work() const override { return ready_ && worker_->has_work(); }
     void run_unit(TimeUs now) override { worker_->run_unit(now); }
     void unit_done(TimeUs now) override { worker_->unit_done(now); }
-    bool finished() const override { return worker_->finished(); }
+    bool finished() const override { return worker_->finished() || worker_->rejection(); }
     void after_turn() override;
 
 private:

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fuzz/frames.hpp"
+
 namespace chatloop::sim {
 
 namespace {
@@ -125,6 +127,7 @@ void Nemesis::drain_worker() {
     if (!worker.alive() || worker.paused()) return;
     note("a worker drains: " + worker.name());
     worker.drain();
+    ++workers_killed_;  // its farewell may be lost
     const TimeUs until = timeline_.now() + 6 * kSecondUs;
     for (TimeUs at = timeline_.now() + kSecondUs; at <= until; at += kSecondUs)
         revive(worker, at + random_.below(500'000));
@@ -278,6 +281,10 @@ bool Nemesis::matches(const Message& frame) const {
 void Nemesis::flip(Message& frame, size_t from, size_t to) {
     const size_t at = from + random_.below(static_cast<uint32_t>(to - from));
     frame.data()[at] ^= static_cast<uint8_t>(1u << random_.below(8));
+    if (setting_.mistake != Mistake::kCrc) return;
+    wire::Bytes resealed(frame.bytes().begin(), frame.bytes().end());
+    fuzz::reseal(resealed);
+    frame = Message(std::move(resealed));
 }
 
 Fate Nemesis::on_frame(const Passing&, Message& frame) {

@@ -30,7 +30,14 @@ public:
 private:
     // A frame that is to be harmed as it passes.
     enum class Harm : uint8_t {
-        kNone, kLose, kLoseFiller, kLoseResult, kLoseLastResult, kFlipHeader, kFlipBody, kDouble,
+        kNone,
+        kLose,
+        kLoseFiller,
+        kLoseResult,
+        kLoseLastResult,
+        kFlipHeader,
+        kFlipBody,
+        kDouble,
     };
 
     void strike();

@@ -104,7 +104,7 @@ std::string check(const SimRequest& r) {
     // Whoever has the whole answer has had these before.
     const bool had_all = r.resume && r.resume->choices[0] == r.choices[0].expected;
     const bool wants_prompt = r.submit.parameters.prompt_logprobs.has_value();
-    if (wants_prompt && !had_all && r.attempt == 0 && r.prompt.size() != r.prompt_ids().size())
+    if (wants_prompt && !had_all && !r.was_cut && r.prompt.size() != r.prompt_ids().size())
         return id + " misses prompt log-probabilities";
     return {};
 }

@@ -32,6 +32,7 @@ struct SimRequest {
     uint32_t attempt = 0;
     bool sent = false;
     bool cancel_sent = false;
+    bool was_cut = false;    // a connection broke while it ran, or it was taken up
     bool abandoned = false;  // its client died, or gave it up
     TimeUs resume_at = kNever;
     uint64_t connection = 0;  // on which it was sent

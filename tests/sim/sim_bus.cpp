@@ -133,6 +133,10 @@ bool SimBus::reply(Process& from, Wire wire, const std::string& identity, Messag
 }
 
 void SimBus::transmit(const SessionPtr& session, int way, Message bytes) {
+    if (session->broken) {  // who bound does not know it yet
+        ++lost_;
+        return;
+    }
     if (session->wire != Wire::kData || !harm_)
         return post(session, way, std::move(bytes));
     const Passing passing{session->side[way], session->side[1 - way], session->wire};

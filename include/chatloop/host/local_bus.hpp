@@ -1,7 +1,6 @@
-// An in-process bus: the Outbox of actors that share a process (cpud, or a stage with its router)
-// or a simulated world (tests/sim). Faithful to the real one in what the protocol relies on:
-// per-link FIFO, no order across links. Which link delivers next is the caller's choice, so the
-// same bus is deterministic and adversarial.
+// An in-process bus: the Outbox of actors that share a process (cpud, or a stage with its router).
+// Faithful to the real one in what the protocol relies on: per-link FIFO, no order across links.
+// Which link delivers next is the caller's choice.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,5 @@
 // A whole cluster in one process and one thread: router, stage workers and sampler over the
-// in-process bus. cpud runs a real model on it; the simulator runs a hash chain on it in an order
-// of its own.
+// in-process bus. cpud runs a real model on it.
 #pragma once
 
 #include <cstdint>
