@@ -127,6 +127,7 @@ bool Router::is_waiting(const Sequence& sequence) const {
 
 // When the oldest frame's RESULT is missed: it waits for nobody since the one before came back.
 TimeUs Router::overdue_at(const Route& route, const Lane& lane) const {
+    if (config_.result_timeout_us == kNever) return kNever;
     const InFlight& oldest = lane.in_flight.front();
     const TimeUs since = std::max(oldest.sent_at, lane.answered_at);
     TimeUs bound_us = config_.result_timeout_us;

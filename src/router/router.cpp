@@ -133,7 +133,7 @@ void Router::on_tick(TimeUs now) {
 TimeUs Router::next_timer() const {
     TimeUs next = std::min(cluster_.next_timer(), finished_ ? kNever : drain_until_);
     for (const auto& [generation, lane] : lanes_)
-        if (!lane.in_flight.empty() && config_.result_timeout_us != kNever)
+        if (!lane.in_flight.empty())
             next = std::min(next, overdue_at(cluster_.routes().at(generation), lane));
     for (const auto& [generation, lane] : lanes_)
         if (lane.hold_until != kHasWaited) next = std::min(next, lane.hold_until);

@@ -223,7 +223,7 @@ TEST_CASE("a worker that was silent before it could not be reached is not known 
     for (int i = 0; i < 4; ++i) {
         while (h.answered < h.frames() && !h.kills(h.answered)) h.answer(h.result_of(h.answered++));
         REQUIRE(h.answered < h.frames());
-        h.tick(kSecondUs);
+        h.tick(6 * kSecondUs);
         h.router->on_worker_gone(peer_of(kWorker), h.now);
         h.tick(300 * kMillisecondUs);
         h.answered = h.frames();

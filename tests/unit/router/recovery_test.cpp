@@ -275,8 +275,8 @@ TEST_CASE("replays go before new prompts, four at a time, and decoders run on") 
     for (int i = 0; i < 8; ++i) h.submit("r" + std::to_string(i), 60, 30);
     while (h.router->counters().tokens_committed < 40) h.answer(h.result_of(h.answered++));
     h.answered = h.frames();
-    h.submit("new", 60, 2);
     h.bring_up();  // the worker has forgotten everything
+    h.submit("new", 60, 2);
     const size_t first = h.answered;
     h.answer_all();
     CHECK(h.errors().empty());
