@@ -241,7 +241,8 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--concurrent", options.concurrent, "all requests at once, not one by one");
     app.add_flag("--json", options.as_json, "one JSON object an answer");
     app.add_option("--stages", options.local.stages, "stage workers in this process");
-    app.add_flag("--with-sampler", options.local.hosted_sampler, "the last stage hosts the sampler");
+    app.add_flag("--with-sampler", options.local.hosted_sampler,
+                 "the last stage hosts the sampler");
     app.add_option("--kernels", options.local.kernels,
                    "auto, avx512vnni, avx512, avx2 or reference");
     options.local.memory.kv_cache_mb = 512;

@@ -42,6 +42,10 @@ Status Router::admissible(const std::string& client, const wire::Parameters& par
     if (waiting() >= config_.max_queue_size)
         return Error{ErrorCode::kQueueFull, "max_queue_size requests are waiting",
                      retry_after_ms()};
+    const size_t constraint_bytes = parameters.constraint ? parameters.constraint->bytes() : 0;
+    if (constraint_bytes_ + constraint_bytes > kConstraintsBytesMax)
+        return Error{ErrorCode::kQueueFull, "the running requests' constraints are too large",
+                     retry_after_ms()};
     if (!clients_.contains(client) && clients_.size() >= kClientsMax)
         return Error{ErrorCode::kQueueFull, "too many clients have running requests"};
     if (!parameters.model.empty() && parameters.model != config_.model_name)
@@ -82,6 +86,8 @@ void Router::on_submit(const std::string& client, const std::string& request_id,
     request->attempt = attempt;
     if (resume) request->resume = std::move(resume->progress);
     request->trace = trace_context(parameters.traceparent);
+    if (parameters.constraint) request->constraint_bytes = parameters.constraint->bytes();
+    constraint_bytes_ += request->constraint_bytes;
     SequenceStart start;
     start.client = client;
     start.request_id = request_id;

@@ -133,6 +133,7 @@ uint32_t Router::committed(const Request& request) const {
 void Router::forget(Request& request) {
     CL_ASSERT(!request.ended);
     request.ended = true;
+    constraint_bytes_ -= request.constraint_bytes;
     request.others.reset();
     while (!request.running.empty()) forget(*sequences_.at(request.running.back()));
     const auto client = clients_.find(request.client);

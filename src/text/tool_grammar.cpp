@@ -10,8 +10,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr const char* kWhiteSpace = R"([\x20\x0A\x0D\x09]{1,40})";  // as for json_schema
-
 struct Form {
     std::string_view open, arguments_key, close, separator;
 };
@@ -30,7 +28,9 @@ Error invalid(std::string message) { return {ErrorCode::kInvalidRequest, std::mo
 std::optional<std::string> arguments_rule(ordered_json schema) {
     if (schema.is_null()) schema = {{"type", "object"}};
     if (!schema.is_object()) return std::nullopt;
-    schema["x-guidance"] = {{"whitespace_pattern", kWhiteSpace}};
+    schema["x-guidance"] = {{"whitespace_flexible", false},  // as for json_schema
+                            {"item_separator", ", ?"},
+                            {"key_separator", ": ?"}};
     return "%json " + schema.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 

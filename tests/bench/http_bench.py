@@ -1,5 +1,5 @@
-"""Streams at once over HTTP, over the ZeroMQ front and, if given, against llama-server: one thread and
-bare sockets for each, the same prompts and lengths.
+"""Streams at once over HTTP, over the ZeroMQ front and, if given, against llama-server: one thread
+and bare sockets for each, the same prompts and lengths.
 
     http_bench.py --http http://127.0.0.1:8080 [--front tcp://127.0.0.1:7101] [--router-pid PID]
                   [--peer http://127.0.0.1:8081] [--streams 32] [--prompt-words 100]

@@ -2,11 +2,15 @@
 //   mask_bench MODEL/tokenizer [--walks 50]
 // Each constraint is walked at random, token by token among the allowed ones, which is harder than
 // what a model writes; half of the walks follow the likelier road of short tokens.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -62,6 +66,13 @@ double us_since(Clock::time_point start) {
     return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
 }
 
+double resident_mib() {
+    std::ifstream file("/proc/self/statm");
+    size_t all = 0, resident = 0;
+    file >> all >> resident;
+    return double(resident) * double(sysconf(_SC_PAGESIZE)) / (1 << 20);
+}
+
 struct Times {
     std::vector<double> us;
     double at(double share) {
@@ -73,6 +84,8 @@ struct Times {
 
 void run(const TextEngine& engine, const Case& one, int walks) {
     Times compile, fork, commit, mask;
+    std::vector<std::unique_ptr<Matcher>> held;  // after their walks, for what they keep
+    const double before_mib = resident_mib();
     std::mt19937 random(1);
     size_t tokens = 0;
     for (int walk = 0; walk < walks; ++walk) {
@@ -84,7 +97,8 @@ void run(const TextEngine& engine, const Case& one, int walks) {
             return;
         }
         start = Clock::now();
-        const std::unique_ptr<Matcher> matcher = (*compiled)->fork();
+        held.push_back((*compiled)->fork());
+        const std::unique_ptr<Matcher>& matcher = held.back();
         fork.us.push_back(us_since(start));
         for (int i = 0; i < kTokensMax; ++i) {
             start = Clock::now();
@@ -105,9 +119,10 @@ void run(const TextEngine& engine, const Case& one, int walks) {
             ++tokens;
         }
     }
-    std::printf("%-20s %8.1f %8.1f %8.1f | %7.0f %7.0f %7.0f %7.0f | %7.0f %7.0f  %zu\n", one.name,
-                compile.at(0.5) / 1000, compile.at(1) / 1000, fork.at(0.5) / 1000, mask.at(0.5),
-                mask.at(0.9), mask.at(0.99), mask.at(1), commit.at(0.5), commit.at(0.99), tokens);
+    std::printf("%-20s %8.1f %8.1f %8.1f | %7.0f %7.0f %7.0f %7.0f | %7.0f %7.0f  %6zu  %.2f\n",
+                one.name, compile.at(0.5) / 1000, compile.at(1) / 1000, fork.at(0.5) / 1000,
+                mask.at(0.5), mask.at(0.9), mask.at(0.99), mask.at(1), commit.at(0.5),
+                commit.at(0.99), tokens, (resident_mib() - before_mib) / walks);
 }
 
 }  // namespace
@@ -130,8 +145,9 @@ int main(int argc, char** argv) {
     std::printf(", the first constraint (the trie) %.1f ms; vocabulary %d\n",
                 us_since(start) / 1000, (*engine)->vocab_size());
     if (!first) return 70;
-    std::printf("%-20s %8s %8s %8s | %7s %7s %7s %7s | %7s %7s  tokens\n", "ms, then us", "compile",
-                "most", "fork", "mask", "p90", "p99", "most", "commit", "p99");
+    std::printf("%-20s %8s %8s %8s | %7s %7s %7s %7s | %7s %7s  tokens  MiB kept\n",
+                "ms, then us", "compile", "most", "fork", "mask", "p90", "p99", "most", "commit",
+                "p99");
     for (const Case& one : cases()) run(**engine, one, walks);
     return 0;
 }

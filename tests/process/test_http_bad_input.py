@@ -8,6 +8,7 @@ import time
 
 import pytest
 from http_peer import HttpPeer, RawHttp, post_bytes
+from process_info import cpu_s
 
 GOOD = {"prompt": "The sea", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
 CHAT = [{"role": "user", "content": "Hi"}]
@@ -221,6 +222,18 @@ def test_a_thousand_idle_connections_lock_nobody_out(http_cluster, peer):
             assert late.post("/v1/completions", GOOD).status == 200
         assert time.monotonic() - began < 10.0
     finally:
+        for raw in idle:
+            raw.close()
+
+
+def test_connections_that_do_nothing_cost_nothing(http_cluster):
+    router = http_cluster.processes["router"].pid
+    with HttpPeer(http_cluster.endpoints["http"]) as peer:
+        idle = [RawHttp(peer.address) for _ in range(200)]
+        assert peer.get("/healthz").status == 200  # all are taken in
+        window_s, before_s = 2.0, cpu_s(router)
+        time.sleep(window_s)
+        assert cpu_s(router) - before_s < 0.2 * window_s  # a loop that spins has all of it
         for raw in idle:
             raw.close()
 

@@ -1,7 +1,7 @@
 //! The C ABI, declared in src/text/chatloop_text.h. Results and error messages are handed to sinks,
 //! so no memory changes owner; a panic becomes an error.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::tokenizer::{Special, Tokenizer};
 pub struct Engine {
     pub(crate) tokenizer: Rc<Tokenizer>,
     template: Option<RefCell<Template>>,
-    pub(crate) vocabulary: OnceCell<Vocabulary>,
+    pub(crate) vocabulary: Option<Vocabulary>, // None: no constraints with this tokenizer
 }
 
 /// Borrowed bytes, not yet known to be UTF-8. `data` may be null when `bytes` is 0.
@@ -134,7 +134,8 @@ impl Engine {
     fn load(folder: &Path) -> Result<Self> {
         let template = Template::compile(&config::load(folder)?)?;
         let tokenizer = Rc::new(Tokenizer::load(folder)?);
-        Ok(Self { tokenizer, template: template.map(RefCell::new), vocabulary: OnceCell::new() })
+        let vocabulary = Vocabulary::new(&tokenizer)?;
+        Ok(Self { tokenizer, template: template.map(RefCell::new), vocabulary })
     }
 
     fn template(&self) -> Result<std::cell::RefMut<'_, Template>> {

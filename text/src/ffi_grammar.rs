@@ -2,18 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ffi::{guarded, slice, Engine, Text, TextSink};
-use crate::grammar::{Kind, Matcher, Vocabulary};
-
-impl Engine {
-    /// Made by the first constraint: it takes the time of a text job, and memory.
-    fn vocabulary(&self) -> Result<&Vocabulary> {
-        if let Some(made) = self.vocabulary.get() {
-            return Ok(made);
-        }
-        let made = Vocabulary::new(&self.tokenizer)?;
-        Ok(self.vocabulary.get_or_init(|| made))
-    }
-}
+use crate::grammar::{Kind, Matcher};
 
 /// # Safety
 /// Here and below: pointers as chatloop_text.h says, and one thread.
@@ -32,7 +21,10 @@ pub unsafe extern "C" fn chatloop_text_matcher_new(
             .iter()
             .map(|text| text.utf8("the constraint"))
             .collect::<Result<Vec<&str>>>()?;
-        let matcher = Matcher::compile((*engine).vocabulary()?, kind, &texts)?;
+        let vocabulary = (*engine).vocabulary.as_ref().ok_or_else(|| {
+            Error::invalid_request("constraints are not served with this model's tokenizer")
+        })?;
+        let matcher = Matcher::compile(vocabulary, kind, &texts)?;
         *out = Box::into_raw(Box::new(matcher));
         Ok(())
     })

@@ -1,6 +1,7 @@
 // What an answer must look like, in the words of the request.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,6 +20,12 @@ struct Constraint {
     ConstraintKind kind = ConstraintKind::kJsonObject;
     std::vector<std::string> texts;  // the choices, or one text; none for a JSON object
     bool operator==(const Constraint&) const = default;
+
+    size_t bytes() const {
+        size_t sum = 0;
+        for (const std::string& text : texts) sum += text.size();
+        return sum;
+    }
 };
 
 }  // namespace chatloop

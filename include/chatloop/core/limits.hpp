@@ -56,6 +56,7 @@ inline constexpr float kRepetitionPenaltyMax = 10.0f;
 inline constexpr float kPenaltyMax = 2.0f;              // presence and frequency, and -2
 inline constexpr float kBiasMax = 100.0f;               // and -100
 inline constexpr size_t kConstraintBytesMax = 128u << 10;  // of one request's constraint
+inline constexpr size_t kConstraintsBytesMax = 4u << 20;  // of all requests together
 inline constexpr uint32_t kConstraintTextsMax = 1024;   // that a choice is among
 inline constexpr uint32_t kRequestIdBytesMax = 128;
 inline constexpr uint32_t kClientsMax = 4096;           // clients with a running request

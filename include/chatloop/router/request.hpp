@@ -40,6 +40,7 @@ struct Request {
     std::vector<SequenceId> running;        // that have begun and not ended
     std::optional<SequenceStart> others;    // choices 1 and up, until they begin
     std::optional<wire::Progress> resume;   // until all have begun
+    size_t constraint_bytes = 0;            // of Router::constraint_bytes_
     bool ended = false;
 
     // Of those that have ended.

@@ -343,6 +343,7 @@ private:
     AdmissionQueue queue_;
     std::optional<Claim> claim_;  // somebody gives way for it
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
+    size_t constraint_bytes_ = 0;  // of the texts of all running requests' constraints
     std::map<Admission, SequenceId> by_admission_;
     std::map<Generation, Lane> lanes_;
     std::map<Generation, Lane> parked_;  // of routes that are down, for a successor (Remains)

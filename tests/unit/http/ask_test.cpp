@@ -49,7 +49,7 @@ TEST_CASE("every parameter arrives") {
         "repeat_penalty": 1.1, "presence_penalty": 0.2, "frequency_penalty": -0.3,
         "logit_bias": {"5": -100, "3": 1.5}, "seed": -1, "n": 2, "stop": ["a", "b"],
         "stop_token_ids": [7], "ignore_eos": true, "priority": -3, "deadline_ms": 9,
-        "logprobs": true, "top_logprobs": 4, "min_tokens": 1, "user": "x", "anything": [1]})")));
+        "logprobs": true, "top_logprobs": 4, "min_tokens": 1, "user": "x", "anything": [1])")));
     const wire::Parameters& p = ask.parameters;
     CHECK(ask.stream);
     CHECK(ask.include_usage);

@@ -1,6 +1,7 @@
 // Constrained answers: what the sampler is told that it may choose from, and how they end.
 #include <doctest/doctest.h>
 
+#include "chatloop/core/limits.hpp"
 #include "router_harness.hpp"
 
 using namespace chatloop;
@@ -187,6 +188,22 @@ TEST_CASE("each choice has a matcher of its own") {
     std::sort(seen.begin(), seen.end());
     std::sort(both.begin(), both.end());
     CHECK(seen == both);
+}
+
+TEST_CASE("the constraints of all requests together have a bound") {
+    Constrained h;
+    const std::string longest(kConstraintBytesMax, 'x');
+    constexpr size_t kFit = kConstraintsBytesMax / kConstraintBytesMax;
+    for (size_t i = 0; i < kFit; ++i)
+        h.say(wire::Submit{std::to_string(i), constrained(longest, 9)});
+    CHECK(h.errors().empty());
+    h.say(wire::Submit{"one more", constrained("1", 9)});
+    CHECK(h.errors() == std::vector<std::string>{"queue_full"});
+    h.submit("without", 3, 9);
+    CHECK(h.errors().size() == 1);
+    h.say(wire::Cancel{"5"});
+    h.say(wire::Submit{"in its place", constrained(longest, 9)});
+    CHECK(h.errors().size() == 1);
 }
 
 TEST_CASE("a constraint that is refused is the client's error") {
