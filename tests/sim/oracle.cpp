@@ -5,6 +5,7 @@
 
 #include "chatloop/kernel/kernels.hpp"
 #include "chatloop/sampler/sampling.hpp"
+#include "fake_text.hpp"
 #include "request.hpp"
 
 namespace chatloop::sim {
