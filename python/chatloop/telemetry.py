@@ -140,7 +140,7 @@ class Telemetry:
     def on_message(self, message: bytes) -> None:
         try:
             trace = read_trace(msgpack.unpackb(message))
-        except (ValueError, Malformed, msgpack.exceptions.UnpackException):
+        except (ValueError, TypeError, Malformed, msgpack.exceptions.UnpackException):
             self.counts["malformed"] += 1
             return
         self.counts["traces"] += 1
@@ -166,7 +166,7 @@ class Telemetry:
                 return None
             try:
                 self._collectors[endpoint] = Collector(self._make(endpoint), self.counts)
-            except ValueError as error:
+            except Exception as error:  # no URL, or one that the SDK does not take
                 print(f"chatloop.telemetry: {error}", file=sys.stderr)
                 self._collectors[endpoint] = None
         return self._collectors[endpoint]
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stopping.set())
     try:
         telemetry = Telemetry(options.otlp, options.file)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a file or a URL that is none
         print(f"chatloop.telemetry: {error}", file=sys.stderr)
         return 64
     context = zmq.Context()

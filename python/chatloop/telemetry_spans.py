@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 VERSION = 1
 SPANS_MAX = 1024
+ATTRIBUTES_MAX = 16
+TEXT_MAX = 1024
+TIME_US_MAX = 1 << 53  # two of them, in nanoseconds, fit OTLP's 64 bits
+INT64_MAX, UINT64_MAX = (1 << 63) - 1, (1 << 64) - 1
 NAMES = {  # of OpenTelemetry's conventions for generative AI, where there are any
     "model": "gen_ai.request.model",
     "prompt_tokens": "gen_ai.usage.input_tokens",
@@ -46,28 +51,47 @@ def read_trace(message: Any) -> Trace:
     """Of an unpacked message. Raises Malformed."""
     try:
         version, source, arrived_us, trace = message
-        if version != VERSION or len(trace["spans"]) > SPANS_MAX:
+        rows = trace["spans"]
+        if version != VERSION or not isinstance(rows, list) or not 0 < len(rows) <= SPANS_MAX:
             raise Malformed
-        spans = [_span(*row) for row in trace["spans"]]
-        read = Trace(
-            str(source["service"]), str(source["instance"]), str(source["endpoint"]),
-            int(arrived_us), int(trace["trace_id"], 16), int(trace["caller"] or "0", 16), spans)
-    except (TypeError, ValueError, KeyError) as error:
+        return Trace(
+            *(_text(source[name]) for name in ("service", "instance", "endpoint")),
+            _number(arrived_us, TIME_US_MAX), _identity(trace["trace_id"], 32),
+            _identity(trace["caller"], 16) if trace["caller"] else 0,
+            [_span(*row) for row in rows])
+    except (TypeError, KeyError, ValueError) as error:
         raise Malformed from error
-    sizes = [read.trace_id >> 128, read.caller >> 64, *(span.span_id >> 64 for span in spans)]
-    if not read.trace_id or any(sizes) or not all(span.span_id for span in spans):
-        raise Malformed
-    return read
 
 
 def _span(name: Any, span_id: Any, parent: Any, start: Any, end: Any, attributes: Any) -> SpanRow:
-    numbers = (span_id, parent, start, end)
-    if not isinstance(name, str) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    if not isinstance(attributes, dict) or len(attributes) > ATTRIBUTES_MAX or span_id == 0:
         raise Malformed
-    values = {str(key): value for key, value in attributes.items()}
-    if not all(isinstance(value, (str, int)) for value in values.values()):
+    values = {_text(key): _text(value) if isinstance(value, str) else _number(value, INT64_MAX)
+              for key, value in attributes.items()}
+    return SpanRow(_text(name), _number(span_id, UINT64_MAX), _number(parent, UINT64_MAX),
+                   _number(start, TIME_US_MAX), _number(end, TIME_US_MAX), values)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > TEXT_MAX:
         raise Malformed
-    return SpanRow(name, span_id, parent, start, end, values)
+    return value
+
+
+def _number(value: Any, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise Malformed
+    return value
+
+
+def _identity(value: Any, digits: int) -> int:
+    """Of lower-case hex digits, and not 0."""
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
+        raise Malformed
+    number = int(value, 16)
+    if number == 0:
+        raise Malformed
+    return number
 
 
 def readable_spans(trace: Trace) -> Sequence[Any]:

@@ -229,4 +229,5 @@ def test_trace_draws_a_waterfall() -> None:
     assert lines[4].endswith("8.0 busy, 0.2 queued, 2 frames")
     assert json.loads(as_json.stdout)["spans"][1][0] == "queue"
     assert unknown.returncode == 1
-    assert unknown.stderr == "chatloop: the router does not know request a\\u001b (any more)\n"
+    assert unknown.stderr == (
+        "chatloop: invalid_request: the router does not know request a\\u001b (any more)\n")

@@ -208,14 +208,23 @@ def test_what_is_no_trace_is_counted():
                msgpack.packb([1, source, 0, {**good, "spans": [["request", 0, 0, 0, 5, {}]]}]),
                msgpack.packb([1, source, 0, {**good, "spans": [["r", 1, 0, -1, 5, {}]]}]),
                msgpack.packb([1, source, 0, {**good, "spans": [["r", 1, 0, 0, 5, {"a": []}]]}]),
+               msgpack.packb([1, source, 0, {**good, "spans": [["r", 1, 0, 0, 5, []]]}]),
+               msgpack.packb([1, source, 0,
+                              {**good, "spans": [["r", 1, 0, 0, 5, {"a": 1 << 63}]]}]),
+               msgpack.packb([1, source, 0, {**good, "spans": []}]),
+               msgpack.packb([1, source, 1 << 63, good]), msgpack.packb([1, source, -1, good]),
+               msgpack.packb([1, source, float("inf"), good]), msgpack.packb([1, [1], 0, good]),
+               msgpack.packb([1, source, 0, {**good, "trace_id": "1" * 5000}]),
+               msgpack.packb([1, source, 0, {**good, "trace_id": "0" * 32}]),
                msgpack.packb([1, {}, 0, good])]
         for message in bad:
             sender.send(message)
-        sender.send(msgpack.packb([1, source, 0, good]))
+        for endpoint in ("", "ftp://x", "http://x:99999", "http://", "x"):  # traces all the same
+            sender.send(msgpack.packb([1, {**source, "endpoint": endpoint}, 0, good]))
         sender.close(5000)
         context.term()
         counts = exporter.stop()
     finally:
         exporter.kill()
     assert counts["malformed"] == len(bad)
-    assert counts["traces"] == 1
+    assert counts["traces"] == 5
