@@ -45,7 +45,7 @@ async function failure(response) {
 
 export function startChat($, headers) {
   const log = $("log");
-  const messages = [];
+  let messages = [];
   let running = null; // the AbortController of an answer
 
   const follows = () => log.scrollHeight - log.scrollTop - log.clientHeight < FAR_UP;
@@ -130,7 +130,8 @@ export function startChat($, headers) {
     const text = $("prompt").value.trim();
     if (!text || running) return;
     $("prompt").value = "";
-    messages.push({ role: "user", content: text });
+    const thread = messages; // "New chat" begins another
+    thread.push({ role: "user", content: text });
     const mine = article("user", "You");
     mine.textContent = text;
     add(mine);
@@ -142,8 +143,8 @@ export function startChat($, headers) {
     $("stop").hidden = false;
     const said = await answer(node);
     node.removeAttribute("aria-busy");
-    if (said) messages.push({ role: "assistant", content: said });
-    else messages.pop(); // what was not answered is not asked again with the next message
+    if (said) thread.push({ role: "assistant", content: said });
+    else thread.pop(); // what was not answered is not asked again with the next message
     $("send").hidden = false;
     $("stop").hidden = true;
     if (document.activeElement === document.body) $("prompt").focus();
@@ -164,7 +165,7 @@ export function startChat($, headers) {
   });
   $("clear").addEventListener("click", () => {
     running?.abort();
-    messages.length = 0;
+    messages = [];
     log.replaceChildren($("hello"));
     $("hello").hidden = false;
     $("prompt").focus();

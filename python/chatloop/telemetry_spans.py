@@ -59,7 +59,7 @@ def read_trace(message: Any) -> Trace:
             _number(arrived_us, TIME_US_MAX), _identity(trace["trace_id"], 32),
             _identity(trace["caller"], 16) if trace["caller"] else 0,
             [_span(*row) for row in rows])
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise Malformed from error
 
 

@@ -80,7 +80,7 @@ std::optional<Response> Api::on_post(ExchangeId id, Request& request, Reader rea
     job.client = std::string(kClientPrefix) + request.peer;
     job.ask = std::move(std::get<Ask>(asked));
     const std::string_view caller = request.header("traceparent");  // of W3C Trace Context
-    if (caller.size() <= kNameBytesMax) job.ask.parameters.traceparent = caller;
+    if (is_plain_id(caller)) job.ask.parameters.traceparent = caller;  // else as if there were none
     job.head = {job.ask.surface, make_id(job.ask.surface), config_.unix_time(), config_.model,
                 "fp_" + config_.fingerprint, job.ask.include_usage};
     const std::string_view given = request.header("x-request-id");

@@ -76,6 +76,22 @@ Response Api::model(const Request& request) const {
                                       config_.model + "\"", "model", "model_not_found"});
 }
 
+// What is encoded at once: as much as the router takes of a prompt (Router::check_prompt_bytes).
+size_t Api::text_bytes_max() const {
+    return std::min<uint64_t>(kPromptBytesMax, kPromptBytesPerToken * config_.context_length);
+}
+
+Chat Api::read_bounded_chat(Fields& fields) const {
+    Chat chat = read_chat_alone(fields);
+    size_t bytes = chat.tools.size() + chat.arguments.size();
+    for (const auto& message : chat.messages)
+        bytes += message.content.size() + message.tool_calls.size();
+    if (bytes > text_bytes_max())
+        fields.fail("messages", "have " + std::to_string(bytes) + " bytes; at most " +
+                                    std::to_string(text_bytes_max()) + " are taken");
+    return chat;
+}
+
 Response Api::tokenize(const Request& request) const {
     const auto body = body_of(request);
     if (const auto* refusal = std::get_if<Response>(&body)) return *refusal;
@@ -84,11 +100,11 @@ Response Api::tokenize(const Request& request) const {
     const char* name = fields.find("content") != nullptr ? "content" : "prompt";
     Result<std::vector<uint32_t>> ids = std::vector<uint32_t>();
     if (fields.find("messages") != nullptr) {
-        const Chat chat = read_chat_alone(fields);
+        const Chat chat = read_bounded_chat(fields);
         if (!problem) ids = text_.encode_chat(chat);
     } else {
         if (fields.find(name) == nullptr) fields.fail(name, "is missing");
-        const std::string text = fields.text(name, kPromptBytesMax);
+        const std::string text = fields.text(name, text_bytes_max());
         if (!problem) ids = text_.encode_plain(text);
     }
     if (problem) return problem_response(*problem);
@@ -102,7 +118,8 @@ Response Api::detokenize(const Request& request) const {
     if (const auto* refusal = std::get_if<Response>(&body)) return *refusal;
     std::optional<Problem> problem;
     Fields fields(std::get<Json>(body), problem);
-    const std::vector<uint32_t> ids = read_token_ids(fields, "tokens", kPromptIdsMax);
+    const std::vector<uint32_t> ids =
+        read_token_ids(fields, "tokens", std::min(kPromptIdsMax, config_.context_length));
     if (problem) return problem_response(*problem);
     const Result<std::string> text = text_.decode(ids, false);
     if (!text) return refused(text.error());
@@ -114,7 +131,7 @@ Response Api::apply_template(const Request& request) const {
     if (const auto* refusal = std::get_if<Response>(&body)) return *refusal;
     std::optional<Problem> problem;
     Fields fields(std::get<Json>(body), problem);
-    const Chat chat = read_chat_alone(fields);
+    const Chat chat = read_bounded_chat(fields);
     if (problem) return problem_response(*problem);
     const Result<std::string> text = text_.render_chat(chat);
     if (!text) return refused(text.error());

@@ -167,9 +167,9 @@ void Server::Impl::sweep() {
         Exchange* exchange = connection->exchange;
         if (exchange == nullptr) {
             if (now - connection->since >= kHttpIdleUs) close(*connection);
-        } else if (!exchange->handed_over && !exchange->response.has_value()) {
+        } else if (!exchange->handed_over) {
             if (now - connection->since < kHttpBodyUs) continue;
-            ++counters.refused;
+            if (!exchange->refused) ++counters.refused;
             close(*connection);
         } else if (exchange->streams && exchange->waiting() > 0 &&
                    now - exchange->progress_at >= kHttpStallUs) {

@@ -130,8 +130,14 @@ MHD_Result Server::Impl::on_headers(MHD_Connection* handle, void** context, cons
 // Requests whose end two servers could see at different places (RFC 9112, 6.1 and 6.3).
 std::optional<Response> Server::Impl::refusal(const Request& request) const {
     const auto bad = [](int status, const std::string& what) {
-        return problem_response({status, what, "", "malformed_request"});
+        Response response = problem_response({status, what, "", "malformed_request"});
+        response.headers.emplace_back("Connection", "close");  // what follows may be its body
+        return response;
     };
+    // Other servers may see a length where libmicrohttpd sees none.
+    for (const auto& [name, value] : request.headers)
+        if (name.find_first_of(" \t") != name.npos)
+            return bad(400, "white space in a header's name");
     const size_t encodings = request.count("transfer-encoding");
     const size_t lengths = request.count("content-length");
     if (encodings > 0 && lengths > 0)
@@ -146,6 +152,8 @@ std::optional<Response> Server::Impl::refusal(const Request& request) const {
                                     [](char c) { return c >= '0' && c <= '9'; });
     if (lengths == 1 && (!digits || length.empty() || length.size() > 18))
         return bad(400, "Content-Length is no length");
+    if (request.method == "POST" && encodings + lengths == 0)
+        return bad(411, "neither Content-Length nor Transfer-Encoding");
     return std::nullopt;
 }
 
@@ -163,7 +171,8 @@ MHD_Result Server::Impl::on_body(Exchange& exchange, const char* upload, size_t 
     if (exchange.refused) return MHD_YES;
     if (exchange.body_bytes > kHttpBodyBytesMax) {
         refuse(exchange, problem_response(kTooLarge));
-    } else if (bodies_bytes + size > kHttpBodiesBytesMax) {
+    } else if (exchange.request.body.size() + size > kHttpSmallBodyBytes &&
+               bodies_bytes + size > kHttpBodiesBytesMax) {
         refuse(exchange, problem_response({503, "too many large requests are coming in", "",
                                            "server_busy", 1000}));
     } else {

@@ -11,8 +11,6 @@ namespace chatloop {
 
 namespace {
 
-constexpr uint64_t kBytesPerToken = 16;  // far above what any text has on average
-
 // splitmix64 (Steele, Lea, Flood 2014): seeds for clients that gave none.
 uint64_t splitmix64(uint64_t& state) {
     state += 0x9e3779b97f4a7c15u;
@@ -39,6 +37,8 @@ TraceContext Router::trace_context(const std::string& traceparent) {
 Status Router::admissible(const std::string& client, const wire::Parameters& parameters,
                           const std::optional<wire::Resume>& resume) const {
     if (draining_) return Error{ErrorCode::kDraining, "the router is shutting down"};
+    if (!resume)  // before it waits for its text job
+        if (const Status sized = check_prompt_bytes(parameters); !sized) return sized;
     if (waiting() >= config_.max_queue_size)
         return Error{ErrorCode::kQueueFull, "max_queue_size requests are waiting",
                      retry_after_ms()};
@@ -150,7 +150,7 @@ Status Router::check_prompt_bytes(const wire::Parameters& parameters) const {
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt))
         for (const wire::Message& message : *messages)
             bytes += message.content.size() + message.tool_calls.size();
-    const uint64_t bytes_max = std::min<uint64_t>(kBytesPerToken * config_.context_length,
+    const uint64_t bytes_max = std::min<uint64_t>(kPromptBytesPerToken * config_.context_length,
                                                   kPromptBytesMax);
     if (bytes <= bytes_max) return Ok{};
     return Error{ErrorCode::kPromptTooLong,

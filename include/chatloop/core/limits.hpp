@@ -44,6 +44,7 @@ inline constexpr uint32_t kNameBytesMax = 256;          // names, endpoints, rea
 // Clients.
 inline constexpr size_t kFrontBytesMax = 4u << 20;
 inline constexpr size_t kPromptBytesMax = 1u << 20;
+inline constexpr uint64_t kPromptBytesPerToken = 16;    // of the context: far above any text's mean
 inline constexpr uint32_t kMessagesMax = 1024;          // chat messages in one request
 inline constexpr uint32_t kPromptIdsMax = 262144;
 inline constexpr uint32_t kStopStringsMax = 16;
@@ -89,6 +90,7 @@ inline constexpr size_t kHttpHeaderBytesMax = 32u << 10;   // of one request
 inline constexpr uint64_t kHttpBodyBytesMax = 8u << 20;
 inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that was refused
 inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
+inline constexpr size_t kHttpSmallBodyBytes = 64u << 10;   // taken even then
 inline constexpr int kHttpRequestsPerTurn = 16;
 inline constexpr size_t kHttpTurnBytesMax = 256u << 10;    // bodies that one turn looks at
 inline constexpr int64_t kHttpIdleUs = 60'000'000;  // until the headers of a request are here

@@ -86,6 +86,8 @@ private:
     Response detokenize(const Request& request) const;
     Response apply_template(const Request& request) const;
     Json model_card() const;
+    size_t text_bytes_max() const;
+    Chat read_bounded_chat(Fields& fields) const;
 
     std::string make_id(Surface surface);
     std::optional<Problem> refuse(Ask& ask) const;
