@@ -29,8 +29,16 @@ public:
 
 private:
     // A frame that is to be harmed as it passes.
-    enum class Harm : uint8_t { kNone, kLose, kLoseFiller, kLoseResult, kLoseLastResult, kFlipHeader,
-                                kFlipBody, kDouble };
+    enum class Harm : uint8_t {
+        kNone,
+        kLose,
+        kLoseFiller,
+        kLoseResult,
+        kLoseLastResult,
+        kFlipHeader,
+        kFlipBody,
+        kDouble,
+    };
 
     void strike();
     void kill_worker();
