@@ -52,7 +52,9 @@ def test_litellm(url, monkeypatch):
 
 def test_llm_the_command(url, tmp_path):
     (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: chatloop\n  model_name: {MODEL}\n  api_base: {url}\n")
+        f"- model_id: chatloop\n  model_name: {MODEL}\n  api_base: {url}\n"
+        f"  api_key_name: chatloop\n")
+    (tmp_path / "keys.json").write_text(json.dumps({"chatloop": "sk-test"}))
     environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
     command = Path(sys.executable).with_name("llm")
     text = run([command, "-m", "chatloop", "-o", "max_tokens", "12", "-o", "temperature", "0",
@@ -98,7 +100,12 @@ doc_to_target: gold
 metric_list:
   - metric: acc
 """)
-    tokenizer = models.split_cached(gguf, 2) / "tokenizer"
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    shutil.copy(models.split_cached(gguf, 2) / "tokenizer" / "tokenizer.json", tokenizer)
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>",
+         "eos_token": "<|im_end|>", "model_max_length": 8192}))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
                    "HF_HOME": str(tmp_path / "hf")}
     arguments = (f"model={MODEL},base_url={url}/completions,tokenizer_backend=huggingface,"
