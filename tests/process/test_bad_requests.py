@@ -105,7 +105,7 @@ BAD_PARAMETERS: dict[str, list[tuple[Any, str, str]]] = {
         ({**GOOD, "stop": "\udcff"}, NOT_UTF8, "stop"),
     ],
     "unknown-key": [
-        ({"messages": [{**MESSAGE, "name": "x"}]}, INVALID, "messages"),
+        ({"messages": [{**MESSAGE, "names": "x"}]}, INVALID, "messages"),
         ({**GOOD, "top_q": 1}, INVALID, "top_q"),
         ({**GOOD, 5: 1}, INVALID, ""),
     ],
