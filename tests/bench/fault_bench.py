@@ -6,8 +6,8 @@
 With the tiny random model, and with --gguf with that model too. Per fault: `detected`, when the
 router has taken the route down; `replayed`, when its first frame after that has left (both from
 the router's counters, read every 2 ms); `token`, when the last of the streams has a token that
-came after that (of a router that was killed: the end of the longest pause). Every answer is compared with one of an unfaulted cluster. Nothing else may use
-the machine.
+came after that (of a router that was killed: the end of the longest pause). Every answer is
+compared with one of an unfaulted cluster. Nothing else may use the machine.
 """
 
 from __future__ import annotations
