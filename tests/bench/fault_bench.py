@@ -5,9 +5,9 @@
 
 With the tiny random model, and with --gguf with that model too. Per fault: `detected`, when the
 router has taken the route down; `replayed`, when its first frame after that has left (both from
-the router's log and counters, read every 2 ms); `token`, the longest pause between two tokens of
-a stream that ran. Every answer is compared with one of an unfaulted cluster. Nothing else may use
-the machine.
+the router's counters, read every 2 ms); `token`, when the last of the streams has a token that
+came after that (of a router that was killed: the end of the longest pause). Every answer is
+compared with one of an unfaulted cluster. Nothing else may use the machine.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ class Reader(threading.Thread):
             self.times.append(time.monotonic())
         self.result = self._stream.result
 
-    def pause_around(self, moment: float) -> float:
-        """From the fault to the first token after the longest pause that it made."""
+    def first_after(self, moment: float) -> float:
+        return next((at for at in self.times if at > moment), float("nan"))
+
+    def end_of_longest_pause(self, moment: float) -> float:
         later = [at for at in self.times if at > moment]
         gaps = [(b - a, b) for a, b in zip([moment, *later], later)]
-        return max(gaps)[1] - moment if gaps else float("nan")
+        return max(gaps)[1] if gaps else float("nan")
 
 
 def watch(client: Client, before: dict[str, int], began: float) -> dict[str, float]:
@@ -106,7 +108,11 @@ def one_fault(cluster: Cluster, name: str, spare: bool, right: list[list[int]],
         reader.join(WAIT_S)
     for reader, tokens in zip(readers, right, strict=True):
         assert reader.result is not None and reader.result.token_ids == tokens, "another answer"
-    seen["token"] = max(reader.pause_around(began) for reader in readers)
+    if "replayed" in seen:
+        tokens_at = [reader.first_after(began + seen["replayed"]) for reader in readers]
+    else:
+        tokens_at = [reader.end_of_longest_pause(began) for reader in readers]
+    seen["token"] = max(tokens_at) - began
     return seen
 
 

@@ -24,7 +24,7 @@ def cut_cluster(build, tmp_path_factory):
     """The network, the nodes, and one who asks at the router's; the right answer."""
     skip_without_namespaces()
     folder = tmp_path_factory.mktemp("partitions")
-    [right] = ask_cpud(build, models.split_tiny(folder / "1", 1), folder / "one", [REQUEST])
+    [right] = ask_cpud(build, models.split_tiny(folder / "1", 1), folder, [REQUEST])
     model = models.split_tiny(folder / "2", 2)
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(Network(list(ADDRESSES.values())))
