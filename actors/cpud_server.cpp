@@ -1,6 +1,7 @@
 #include "cpud_server.hpp"
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "chatloop/bus/poll_loop.hpp"
@@ -78,6 +79,7 @@ CpudServer::CpudServer(const std::string& actor, const CpudOptions& options,
         });
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (const int signal = signals_.take()) {
+            if (signal == SIGHUP) continue;  // its settings are its flags: nothing to read again
             if (signal == kParentDied && draining_) continue;
             draining_ = true;
             cluster_.router().drain(now);

@@ -16,7 +16,8 @@ from .results import Pong
 
 PING_INTERVAL_S = 0.5  # while a request runs; the router gives a client up after 30 s of silence
 DRAIN_MAX = 64  # messages taken at one look at the socket
-ATTEMPTS_MAX = 5  # routers that may lose one request before it fails
+ATTEMPTS_MAX = 5  # times that a request may be lost before it fails
+CLIENT_LOST = "client_lost"  # a router took us for gone and ended the request
 
 Answer: TypeAlias = protocol.PongMessage | protocol.StatusMessage | protocol.TraceMessage
 
@@ -248,6 +249,9 @@ class Session:
         if request is None:  # late, of a request that was forgotten
             self.strays += 1
             return
+        if isinstance(message, protocol.Failure) and message.code == CLIENT_LOST:
+            self._try_next(request, now_s)  # our connection broke, or we did not read for long
+            return
         request.on_message(message)
         if request.ended:
             del self._requests[request_id]
@@ -282,14 +286,18 @@ class Session:
     def _attempt_again(self, now_s: float) -> None:
         """Another router answers: it does not know what the one before it was asked."""
         for request in list(self._requests.values()):
-            if request.abandoned:
-                del self._requests[request.request_id]
-            elif request.attempt + 1 >= ATTEMPTS_MAX:
-                text = f"{ATTEMPTS_MAX} routers lost the request"
-                request.fail(ChatLoopError(UNREACHABLE, text, retryable=True))
-                del self._requests[request.request_id]
-            else:
-                self._try_send(request.next_attempt(), now_s)
+            self._try_next(request, now_s)
+
+    def _try_next(self, request: Request, now_s: float) -> None:
+        """The router does not know the request any more: it hears of it again."""
+        if request.abandoned:
+            del self._requests[request.request_id]
+        elif request.attempt + 1 >= ATTEMPTS_MAX:
+            text = f"the request was lost {ATTEMPTS_MAX} times"
+            request.fail(ChatLoopError(UNREACHABLE, text, retryable=True))
+            del self._requests[request.request_id]
+        else:
+            self._try_send(request.next_attempt(), now_s)
 
     def _answer(
         self,

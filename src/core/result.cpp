@@ -17,7 +17,7 @@ std::string_view error_name(ErrorCode code) {
         case ErrorCode::kPoison: return "poison";
         case ErrorCode::kNonFinite: return "non_finite";
         case ErrorCode::kDraining: return "draining";
-        case ErrorCode::kCancelled: return "cancelled";
+        case ErrorCode::kClientLost: return "client_lost";
         case ErrorCode::kFingerprint: return "fingerprint_mismatch";
         case ErrorCode::kMalformed: return "malformed";
         case ErrorCode::kBadFile: return "bad_file";
@@ -33,6 +33,7 @@ bool error_retryable(ErrorCode code) {
         case ErrorCode::kQueueFull:
         case ErrorCode::kQueueTimeout:
         case ErrorCode::kNoRoute:
+        case ErrorCode::kClientLost:
         case ErrorCode::kWorkerLost:
         case ErrorCode::kDraining: return true;
         default: return false;

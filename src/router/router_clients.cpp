@@ -74,7 +74,7 @@ void Router::on_client_gone(const std::string& client, TimeUs now) {
     const auto requests = known->second.requests;
     for (const auto& [request_id, request] : requests)
         fail(*sequences_.at(request->running.front()),
-             {ErrorCode::kCancelled, "its client is silent or gone"});
+             {ErrorCode::kClientLost, "its client is silent or gone"});
     clients_.erase(client);
     schedule(now);
 }

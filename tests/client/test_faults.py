@@ -157,6 +157,35 @@ def test_a_restarted_router_is_asked_to_go_on(
     assert resume[1:] == ["r", 1, parameters, {**progress, "fingerprint": FINGERPRINT}]
 
 
+def lost_half(router: FakeRouter, message: list[Any]) -> None:
+    """Takes its client for gone after half of the answer."""
+    first_half(router, message)
+    if message[0] == SUBMIT:
+        router.error(message[1], "client_lost", True, 2)
+    second_half(router, message)
+
+
+def test_one_that_was_taken_for_gone_goes_on(connect: Connect) -> None:
+    with FakeRouter(lost_half) as router, connect(router.endpoint, timeout_s=8) as client:
+        stream = client.stream(prompt="x", seed=17, request_id="r")
+        assert [piece.text for piece in stream] == ["Paris is", " not", " Rome"]
+        assert stream.result.token_ids == [10, 11, 12, 13]
+        [resume] = router.heard_of(RESUME)
+        assert resume[2] == 1
+
+
+def test_one_that_is_lost_again_and_again_ends(connect: Connect) -> None:
+    def lose(router: FakeRouter, message: list[Any]) -> None:
+        if message[0] in (SUBMIT, RESUME):
+            router.error(message[1], "client_lost", True)
+
+    with FakeRouter(lose) as router, connect(router.endpoint, timeout_s=8) as client:
+        with pytest.raises(ChatLoopError, match="the request was lost 5 times") as caught:
+            client.generate(prompt="x")
+        assert caught.value.retryable
+        assert len(router.heard_of(SUBMIT)) == 5  # never accepted, so it begins anew
+
+
 def test_a_router_that_vanishes_is_reported_with_the_answer_so_far(connect: Connect) -> None:
     with FakeRouter(first_half) as router:
         port = router.port

@@ -69,7 +69,7 @@ def test_clients_that_vanish_leave_their_place(build, tiny_model, tmp_path):
         expected = watch.generate(**LONG).token_ids
         assert len(expected) == LONG["max_tokens"]
         for _ in range(2):
-            with rising(watch, {"clients_gone": 2, "errors.cancelled": 2}):
+            with rising(watch, {"clients_gone": 2, "errors.client_lost": 2}):
                 with killed_client(front):
                     wait_running(watch, 1)
                 wait_running(watch, 0)
@@ -95,11 +95,11 @@ def test_one_that_never_reads_and_says_nothing(build, tiny_model, tmp_path):
         with RawSocket(cluster.endpoints["front"], receive_max=1) as silent:
             silent.send(submit("r"))
             wait_running(watch, 1)
-            with rising(watch, {"clients_gone": 1, "errors.cancelled": 1}):
+            with rising(watch, {"clients_gone": 1, "errors.client_lost": 1}):
                 wait_running(watch, 0)
             while (message := silent.receive())[1] != protocol.ERROR:
                 assert message[1] in (protocol.ACCEPTED, protocol.PIECE)
-            assert message[2:4] == ["r", "cancelled"]
+            assert message[2:4] == ["r", "client_lost"]
             assert 0 < message[6] < LONG["max_tokens"]
         cluster.stop()
 
@@ -170,7 +170,7 @@ def test_one_that_asks_and_asks_and_never_reads(tiny_cluster, witness):
     reset_peak(router.pid)
     before = memory_kib(router.pid)
     with RawSocket(tiny_cluster.endpoints["front"], receive_max=1) as peer:
-        with rising(witness, {"backlog_drops": 1, "clients_gone": 1, "errors.cancelled": 1}):
+        with rising(witness, {"backlog_drops": 1, "clients_gone": 1, "errors.client_lost": 1}):
             peer.send(submit("r", {**LONG, "max_tokens": 7000}))
             flood(peer, 2 * PEER_BYTES_MAX // reply_bytes)
         wait_running(witness, 0)

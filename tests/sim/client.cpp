@@ -258,7 +258,7 @@ void ClientProcess::hear_failure(const wire::Failure& failure, TimeUs now) {
         return;
     }
     // The router thought that its client was gone.
-    const bool was_given_up = failure.code == "cancelled" && !is_unbroken(*r);
+    const bool was_given_up = failure.code == "client_lost" && !is_unbroken(*r);
     if (failure.retryable || was_given_up) {
         r->resume_at = now + 50 * kMillisecondUs + random_.below(450'000);
         return;

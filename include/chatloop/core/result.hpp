@@ -27,7 +27,7 @@ enum class ErrorCode : uint8_t {
     kPoison,           // two workers died while they computed this request alone
     kNonFinite,        // the model produced a logit that is not finite
     kDraining,         // the router is shutting down
-    kCancelled,        // the client is silent, gone, or does not read
+    kClientLost,       // the client is silent, gone, or does not read
     kFingerprint,      // a resumed request was computed under another numerics fingerprint
     kMalformed,        // bytes that are not a message of the protocol
     kBadFile,          // a model or configuration file that cannot be used

@@ -220,7 +220,7 @@ TEST_CASE("no workers, a client that goes, a deadline, a drain: one end for all 
             h.tick(kSecondUs);
         }
         const std::map<std::string, std::string> code{{"route", "no_route"},
-                                                      {"client", "cancelled"},
+                                                      {"client", "client_lost"},
                                                       {"deadline", "deadline_exceeded"},
                                                       {"drain", "draining"}};
         CHECK(h.errors() == Codes{code.at(how)});

@@ -71,7 +71,7 @@ TEST_CASE("a client that is gone is counted, and its request with its code") {
     h.router->on_client_gone(kClient, h.now);
     const wire::StatusReply status = status_of(h);
     CHECK(by_name(status.counters).at("clients_gone") == 1);
-    CHECK(by_name(status.errors).at("cancelled") == 1);
+    CHECK(by_name(status.errors).at("client_lost") == 1);
     CHECK(status.running == 0);
 }
 
