@@ -219,8 +219,8 @@ void Cluster::on_unreachable(const WorkerPeer& worker, const wire::Unreachable& 
         return;
     }
     const bool is_worker = next != workers_.end() && next->second.generation == report.generation;
-    avoid(is_worker ? next->second.hello.name : worker.hello.name, now);
-    note_fault(worker.incarnation, now);  // the edge may be bad at this end: A' may reach B
+    if (is_worker) avoid(next->second.hello.name, now);
+    avoid(worker.hello.name, now);  // the edge may be bad at either end
     fault(report.generation, worker.hello.name + " cannot reach its next hop", now);
 }
 

@@ -59,7 +59,7 @@ void Cluster::check_health(TimeUs now) {
     std::vector<Incarnation> silent;
     for (auto& [incarnation, worker] : workers_) {
         const TimeUs silence_us = now - worker.heard_at;
-        if (worker.unreachable_at != 0 && now - worker.unreachable_at >= kUnreachableUs) {
+        if (worker.unreachable_at != 0 && now - worker.unreachable_at >= back_within_us()) {
             const bool was_heard = worker.unreachable_at - worker.heard_at <= dead_us();
             lost.push_back({incarnation, was_heard ? Loss::kDeath : Loss::kVanished,
                             "is gone: it cannot be reached"});
@@ -98,7 +98,7 @@ TimeUs Cluster::next_timer() const {
     for (const auto& [incarnation, worker] : workers_) {
         next = std::min(next, worker.heartbeat_at);
         if (worker.unreachable_at != 0)
-            next = std::min(next, worker.unreachable_at + kUnreachableUs);
+            next = std::min(next, worker.unreachable_at + back_within_us());
         if (worker.health != Health::kSilent)
             next = std::min(next, worker.heard_at + dead_us() + 1);
     }
@@ -136,6 +136,16 @@ void Cluster::note_fault(Incarnation incarnation, TimeUs now) {
 
 void Cluster::avoid(const std::string& name, TimeUs now) {
     if (Record* record = record_of(name, now)) record->avoid_until = now + kProbationUs;
+}
+
+// It is heard again with its next heartbeat.
+TimeUs Cluster::back_within_us() const {
+    return std::max(kUnreachableUs, config_.heartbeat_interval_ms * kMillisecondUs * 5 / 4);
+}
+
+TimeUs Cluster::avoided_until(const WorkerPeer& worker) const {
+    const auto record = records_.find(worker.hello.name);
+    return record == records_.end() ? 0 : record->second.avoid_until;
 }
 
 bool Cluster::is_avoided(const WorkerPeer& worker, TimeUs now) const {

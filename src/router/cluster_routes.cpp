@@ -42,7 +42,8 @@ bool Cluster::is_free(const WorkerPeer& worker) const {
 
 // Usable workers whose layer ranges follow each other from layer 0 to the end, then a sampler.
 // Empty when there is none. Found from the end: the workers that begin at a layer from whose range
-// the end can be reached, the lowest incarnation first.
+// the end can be reached, first those that were never avoided or longest ago, then the lowest
+// incarnation.
 std::vector<Incarnation> Cluster::find_chain(const Usable& usable) const {
     std::vector<Incarnation> next(config_.layers + 1, 0);  // 0: the end cannot be reached from here
     for (uint32_t layer = config_.layers; layer-- > 0;) {
@@ -51,8 +52,9 @@ std::vector<Incarnation> Cluster::find_chain(const Usable& usable) const {
             if (worker.hello.layer_first != layer) continue;
             const uint32_t end = worker.hello.layer_end;
             if (end != config_.layers && next[end] == 0) continue;
-            next[layer] = incarnation;
-            break;
+            if (next[layer] == 0 ||
+                avoided_until(worker) < avoided_until(workers_.at(next[layer])))
+                next[layer] = incarnation;
         }
     }
     std::vector<Incarnation> chain;
@@ -72,13 +74,15 @@ std::vector<Incarnation> Cluster::with_sampler(std::vector<Incarnation> stages,
         stages.push_back(last.incarnation);
         return stages;
     }
+    const WorkerPeer* best = nullptr;
     for (const auto& [incarnation, worker] : workers_) {
         if ((worker.hello.roles & wire::kRoleSampler) == 0 || !usable(worker)) continue;
         if (std::find(stages.begin(), stages.end(), incarnation) != stages.end()) continue;
-        stages.push_back(incarnation);
-        return stages;
+        if (best == nullptr || avoided_until(worker) < avoided_until(*best)) best = &worker;
     }
-    return {};
+    if (best == nullptr) return {};
+    stages.push_back(best->incarnation);
+    return stages;
 }
 
 void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now, Generation succeeds) {

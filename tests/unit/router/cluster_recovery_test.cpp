@@ -249,3 +249,75 @@ TEST_CASE("a draining worker: whether others could go on") {
     CHECK(h.died.empty());
     CHECK(h.down.size() == 1);
 }
+
+TEST_CASE("the stages of a route that is up hold nothing for another one") {
+    UpRoute h;
+    h.stage(21, "last-spare", 2, 4);
+    h.run(1100 * kMillisecondUs, {20});
+    REQUIRE(h.down.size() == 1);
+    const Generation next = h.newest().generation;
+    REQUIRE(h.newest().hops == std::vector<Incarnation>{10, 21, 30});
+    h.hear(30, wire::Ready{next});
+    h.run(500 * kMillisecondUs, {20, 30});
+    for (const Incarnation worker : {10, 21}) h.hear(worker, wire::Ready{next});
+    h.cluster->on_link(h.newest().link, true, h.now);
+    REQUIRE(h.up.back() == next);
+    CHECK(h.kv_lost == std::vector<Generation>{1});
+    h.beat(20);
+    h.beat(30, {{next, 2, 0, 0, true, true}});
+    REQUIRE(h.cluster->takes_new(*h.cluster->find_route(next)));  // frames leave
+    h.cluster->fault(next, "test", h.now);
+    h.fenced = next;
+    h.beat_all();
+    h.tick(200 * kMillisecondUs);
+    REQUIRE(!h.cluster->routes().empty());
+    CHECK(h.newest().succeeds != 1);
+}
+
+TEST_CASE("who was out of reach before a pause of our own has time to come back") {
+    UpRoute h;
+    h.cluster->on_unreachable(peer_of(10), h.now);
+    h.now += 2 * kSecondUs;  // we are stopped; it is back, its messages are not read yet
+    h.cluster->rearm(h.now);
+    h.cluster->on_tick(h.now);
+    CHECK(h.died.empty());
+}
+
+TEST_CASE("a sampler that cannot reach us is left for another one") {
+    UpRoute h;
+    h.sampler(40, "sampler-2");
+    h.cluster->fault(1, "test", h.now);
+    h.fenced = 1;
+    for (int i = 0; i < 20; ++i) {
+        h.beat_all();
+        h.tick(200 * kMillisecondUs);
+        if (h.cluster->routes().empty()) continue;
+        const Generation generation = h.newest().generation;
+        if (h.newest().hops.back() == 40) break;
+        h.hear(30, wire::Unreachable{generation, 2, kRouter});
+        h.fenced = generation;
+    }
+    REQUIRE(!h.cluster->routes().empty());
+    CHECK(h.newest().hops.back() == 40);
+}
+
+TEST_CASE("a first stage that reaches nobody is left for another one") {
+    UpRoute h;
+    h.stage(11, "first-2", 0, 2);
+    h.cluster->fault(1, "test", h.now);
+    h.fenced = 1;
+    int tries = 0;
+    for (int i = 0; i < 100; ++i) {
+        h.beat_all();
+        h.tick(200 * kMillisecondUs);
+        if (h.cluster->routes().empty()) continue;
+        const Generation generation = h.newest().generation;
+        if (h.newest().hops.front() == 11) break;
+        ++tries;
+        h.hear(10, wire::Unreachable{generation, 0, 20});
+        h.fenced = generation;
+    }
+    REQUIRE(!h.cluster->routes().empty());
+    CHECK(h.newest().hops.front() == 11);
+    CHECK(tries <= 2);
+}
