@@ -300,24 +300,3 @@ TEST_CASE("a sampler that cannot reach us is left for another one") {
     REQUIRE(!h.cluster->routes().empty());
     CHECK(h.newest().hops.back() == 40);
 }
-
-TEST_CASE("a first stage that reaches nobody is left for another one") {
-    UpRoute h;
-    h.stage(11, "first-2", 0, 2);
-    h.cluster->fault(1, "test", h.now);
-    h.fenced = 1;
-    int tries = 0;
-    for (int i = 0; i < 100; ++i) {
-        h.beat_all();
-        h.tick(200 * kMillisecondUs);
-        if (h.cluster->routes().empty()) continue;
-        const Generation generation = h.newest().generation;
-        if (h.newest().hops.front() == 11) break;
-        ++tries;
-        h.hear(10, wire::Unreachable{generation, 0, 20});
-        h.fenced = generation;
-    }
-    REQUIRE(!h.cluster->routes().empty());
-    CHECK(h.newest().hops.front() == 11);
-    CHECK(tries <= 2);
-}

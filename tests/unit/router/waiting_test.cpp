@@ -66,8 +66,7 @@ TEST_CASE("a row that waited for company and is gone leaves no timer that is due
         if (h.in_flight() == 2) continue;
         ++held;
         for (const char* id : {"a", "b", "c", "d", "e", "f", "g", "i"}) h.say(wire::Cancel{id});
-        h.answer_next();
-        REQUIRE(h.in_flight() == 0);
+        while (h.in_flight() > 0) h.answer_next();
         for (int i = 0; i < 5; ++i) {
             h.beat();
             h.tick(150 * kMillisecondUs);
