@@ -128,7 +128,7 @@ UNKNOWN, WELCOME, REJECT = 38, 33, 34
 def test_a_stranger_on_ctrl(tiny_cluster, witness):
     with rising(witness, {"ctrl_unexpected": 1, "workers_refused": 1}):
         with RawSocket(tiny_cluster.endpoints["ctrl"], routing_id=b"worker:stranger:4d") as ctrl:
-            beat = msgpack.packb([1, 6, 77, 1, 2, 0, 0, 0, [], [0] * 9])
+            beat = msgpack.packb([1, 6, 77, 1, 2, 0, 0, 0, [], [0] * 11])
             assert ctrl.ask(beat)[1] == UNKNOWN
             answer = ctrl.ask(hello())
             assert answer[1] == REJECT and "model" in answer[5] and answer[6] is False
