@@ -41,7 +41,7 @@ def cut_cluster(build, tmp_path_factory):
             node.stops_clean(role)
 
 
-@pytest.mark.parametrize("source, destination", itertools.permutations(ADDRESSES, 2))
+@pytest.mark.parametrize("source, destination", list(itertools.permutations(ADDRESSES, 2)))
 def test_one_way(cut_cluster, source, destination):
     network, nodes, asker, right = cut_cluster
     pids = {role: node.pid(role) for role, node in nodes.items()}
