@@ -32,7 +32,7 @@ TEST_CASE("what may succeed later is retryable, what is wrong with the request i
             retryable.insert(static_cast<ErrorCode>(code));
     CHECK(retryable == std::set<ErrorCode>{ErrorCode::kQueueFull, ErrorCode::kQueueTimeout,
                                            ErrorCode::kNoRoute, ErrorCode::kWorkerLost,
-                                           ErrorCode::kDraining});
+                                           ErrorCode::kClientLost, ErrorCode::kDraining});
 }
 
 TEST_CASE("a Result is its value or its error") {
