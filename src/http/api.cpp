@@ -5,6 +5,7 @@
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/splitmix64.hpp"
 
 namespace chatloop::http {
 
@@ -12,15 +13,6 @@ namespace {
 
 constexpr TimeUs kStreamPingUs = 15 * kSecondUs;
 constexpr TimeUs kLookUs = kSecondUs;
-
-// splitmix64 (Steele, Lea, Flood 2014).
-uint64_t splitmix64(uint64_t& state) {
-    state += 0x9e3779b97f4a7c15u;
-    uint64_t z = state;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 // What a client may name its request: it comes back in a header.
 bool is_plain_id(std::string_view text) {

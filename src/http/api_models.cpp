@@ -76,19 +76,16 @@ Response Api::model(const Request& request) const {
                                       config_.model + "\"", "model", "model_not_found"});
 }
 
-// What is encoded at once: as much as the router takes of a prompt (Router::check_prompt_bytes).
-size_t Api::text_bytes_max() const {
-    return std::min<uint64_t>(kPromptBytesMax, kPromptBytesPerToken * config_.context_length);
-}
-
+// What is encoded at once is as much as the router takes of a prompt.
 Chat Api::read_bounded_chat(Fields& fields) const {
     Chat chat = read_chat_alone(fields);
     size_t bytes = chat.tools.size() + chat.arguments.size();
     for (const auto& message : chat.messages)
         bytes += message.content.size() + message.tool_calls.size();
-    if (bytes > text_bytes_max())
+    const size_t bytes_max = prompt_bytes_max(config_.context_length);
+    if (bytes > bytes_max)
         fields.fail("messages", "have " + std::to_string(bytes) + " bytes; at most " +
-                                    std::to_string(text_bytes_max()) + " are taken");
+                                    std::to_string(bytes_max) + " are taken");
     return chat;
 }
 
@@ -104,7 +101,7 @@ Response Api::tokenize(const Request& request) const {
         if (!problem) ids = text_.encode_chat(chat);
     } else {
         if (fields.find(name) == nullptr) fields.fail(name, "is missing");
-        const std::string text = fields.text(name, text_bytes_max());
+        const std::string text = fields.text(name, prompt_bytes_max(config_.context_length));
         if (!problem) ids = text_.encode_plain(text);
     }
     if (problem) return problem_response(*problem);

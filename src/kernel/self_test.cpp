@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/splitmix64.hpp"
 #include "chatloop/kernel/kernels.hpp"
 
 namespace chatloop::kernel {
@@ -14,17 +15,11 @@ const uint64_t kSelfTestDigest = 0x111b7451768d0575;
 
 namespace {
 
-// splitmix64
 class Source {
 public:
     explicit Source(uint64_t seed) : state_(seed) {}
 
-    uint64_t next() {
-        uint64_t z = (state_ += 0x9e3779b97f4a7c15);
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-        return z ^ (z >> 31);
-    }
+    uint64_t next() { return splitmix64(state_); }
     // In (-magnitude, magnitude), 23 bits; magnitude a power of two.
     float value(float magnitude) {
         return static_cast<float>(static_cast<int64_t>(next() >> 40) - (1 << 23)) * 0x1p-23f *

@@ -149,8 +149,7 @@ TimeUs Cluster::avoided_until(const WorkerPeer& worker) const {
 }
 
 bool Cluster::is_avoided(const WorkerPeer& worker, TimeUs now) const {
-    const auto record = records_.find(worker.hello.name);
-    return record != records_.end() && now < record->second.avoid_until;
+    return now < avoided_until(worker);
 }
 
 // False: a frame left the hop before this one, or this last one for us, and did not arrive.

@@ -133,11 +133,11 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     if (sequence.admitted_at == 0) {
         sequence.admitted_at = now;
         sequence.cached_tokens = std::min(sequence.rows_sent, sequence.prompt_count);
-        if (sequence.choice == 0)
+        if (sequence.choice == 0) {
             log_('i', "started: " + std::to_string(sequence.prompt_count) + " prompt tokens",
-                 sequence.request_id);
-        if (sequence.choice == 0)
+                 span_of(*sequence.request));
             histograms_.queue_ms.add(static_cast<double>(now - sequence.arrived_at) / 1000.0);
+        }
     }
     const bool again = sequence.committed() > 0 || sequence.recovers;
     sequence.trace.begin(again ? PhaseKind::kReplay : PhaseKind::kPrefill, now, route.generation);

@@ -5,23 +5,12 @@
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/splitmix64.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
 
-namespace {
-
-// splitmix64 (Steele, Lea, Flood 2014): seeds for clients that gave none.
-uint64_t splitmix64(uint64_t& state) {
-    state += 0x9e3779b97f4a7c15u;
-    uint64_t z = state;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-}  // namespace
-
+// For clients that gave none.
 uint64_t Router::draw_seed() { return splitmix64(seed_state_); }
 
 // The caller's, or a new one, of which a part is exported.
@@ -150,8 +139,7 @@ Status Router::check_prompt_bytes(const wire::Parameters& parameters) const {
     if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt))
         for (const wire::Message& message : *messages)
             bytes += message.content.size() + message.tool_calls.size();
-    const uint64_t bytes_max = std::min<uint64_t>(kPromptBytesPerToken * config_.context_length,
-                                                  kPromptBytesMax);
+    const uint64_t bytes_max = prompt_bytes_max(config_.context_length);
     if (bytes <= bytes_max) return Ok{};
     return Error{ErrorCode::kPromptTooLong,
                  "the prompt has " + std::to_string(bytes) + " bytes; at most " +

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "chatloop/core/splitmix64.hpp"
 #include "chatloop/text/tool_calls.hpp"
 
 namespace chatloop {
@@ -77,11 +78,7 @@ std::string tool_call_id(uint64_t seed, uint32_t choice, uint32_t index) {
     std::string digits;
     uint64_t state = seed ^ (uint64_t{choice} << 32 | index) * 0x9e3779b97f4a7c15u;
     for (int word = 0; word < kWords; ++word) {
-        state += 0x9e3779b97f4a7c15u;  // splitmix64 (Steele, Lea, Flood 2014)
-        uint64_t z = state;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        z ^= z >> 31;
+        uint64_t z = splitmix64(state);
         for (int i = 0; i < 16; ++i, z >>= 4) digits += kDigits[z & 15];
     }
     return "call_" + digits.substr(0, kLength);

@@ -1,9 +1,8 @@
-"""A cluster of real processes for clients that others wrote. See tests/process/conftest.py for the
+"""A cluster of real processes for clients that others wrote. See tests/process/paths.py for the
 variables that name build and model."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,21 +14,9 @@ sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "process"),
 
 import models  # noqa: E402
 from cluster import Cluster  # noqa: E402
+from paths import build, gguf  # noqa: E402, F401  (fixtures)
 
 MODEL = "SmolLM2-135M-Instruct"
-
-
-@pytest.fixture(scope="session")
-def gguf() -> Path:
-    path = os.environ.get("CHATLOOP_TEST_GGUF")
-    if not path:
-        pytest.skip("CHATLOOP_TEST_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf")
-    return Path(path)
-
-
-@pytest.fixture(scope="session")
-def build() -> Path:
-    return Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,9 @@
-"""Paths, the models, and the cluster that most tests share. Real processes, no fakes.
-
-CHATLOOP_BUILD is the build folder (default: build/), CHATLOOP_TEST_GGUF SmolLM2's file.
-"""
+"""The models, and the cluster that most tests share. Real processes, no fakes."""
 
 from __future__ import annotations
 
 import ctypes
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +21,7 @@ import models  # noqa: E402
 from answers import Answer, ask_cpud, of_generation  # noqa: E402
 from chatloop import Client  # noqa: E402
 from cluster import Cluster  # noqa: E402
+from paths import build, gguf  # noqa: E402, F401  (fixtures)
 
 WITNESS = {"token_ids": [2, 3, 4, 5, 6], "ignore_eos": True, "max_tokens": 150, "logprobs": 1,
            "temperature": 0.9, "seed": 11}
@@ -54,20 +51,6 @@ def adopts_orphans():
     assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield
     assert prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
-
-
-@pytest.fixture(scope="session")
-def build() -> Path:
-    return Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
-
-
-@pytest.fixture(scope="session")
-def gguf() -> Path:
-    """SmolLM2-135M-Instruct Q4_1, which tests/data/smollm2_reference.json was made with."""
-    path = os.environ.get("CHATLOOP_TEST_GGUF")
-    if not path:
-        pytest.skip("CHATLOOP_TEST_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf")
-    return Path(path)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,10 @@ inline constexpr uint32_t kNameBytesMax = 256;          // names, endpoints, rea
 inline constexpr size_t kFrontBytesMax = 4u << 20;
 inline constexpr size_t kPromptBytesMax = 1u << 20;
 inline constexpr uint64_t kPromptBytesPerToken = 16;    // of the context: far above any text's mean
+constexpr size_t prompt_bytes_max(uint32_t context_length) {
+    const uint64_t bytes = kPromptBytesPerToken * context_length;
+    return bytes < kPromptBytesMax ? static_cast<size_t>(bytes) : kPromptBytesMax;
+}
 inline constexpr uint32_t kMessagesMax = 1024;          // chat messages in one request
 inline constexpr uint32_t kPromptIdsMax = 262144;
 inline constexpr uint32_t kStopStringsMax = 16;

@@ -86,7 +86,6 @@ private:
     Response detokenize(const Request& request) const;
     Response apply_template(const Request& request) const;
     Json model_card() const;
-    size_t text_bytes_max() const;
     Chat read_bounded_chat(Fields& fields) const;
 
     std::string make_id(Surface surface);

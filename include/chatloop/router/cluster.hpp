@@ -157,8 +157,6 @@ public:
     bool takes_new(const Route& route) const;
     // It failed, and others are preferred for a while.
     bool is_avoided(const WorkerPeer& worker, TimeUs now) const;
-    TimeUs back_within_us() const;  // a worker whose control connection broke
-    TimeUs avoided_until(const WorkerPeer& worker) const;  // 0: it never was
 
     Route* find_route(Generation generation);
     const std::map<Generation, Route>& routes() const { return routes_; }
@@ -214,6 +212,8 @@ private:
 
     // Health (cluster_health.cpp).
     TimeUs dead_us() const;
+    TimeUs back_within_us() const;  // a worker whose control connection broke
+    TimeUs avoided_until(const WorkerPeer& worker) const;  // 0: it never was
     void check_health(TimeUs now);
     void note_alive(WorkerPeer& worker, TimeUs now);
     Record* record_of(const std::string& name, TimeUs now);

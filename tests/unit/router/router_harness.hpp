@@ -208,4 +208,31 @@ struct UpRouter : RouterHarness {
     }
 };
 
+// Eight streams on two stages, with a window of 2 ms.
+struct WindowedRouter : RouterHarness {
+    WindowedRouter() : RouterHarness({8, 64u << 20, 16, 128}, 512, 2) {
+        config.batching_window_us = 2 * kMillisecondUs;
+        config.max_batch_size = 32;
+        remake();
+        bring_up();
+    }
+    size_t in_flight() const { return frames() - answered; }
+    void answer_next() { answer(result_of(answered++)); }
+    // Two frames of four rows leave at the same time; of the first two streams end, and it comes
+    // back `since_sent` later. True: what is left of it waits for the other.
+    bool holds(TimeUs since_sent) {
+        for (const char* id : {"a", "b", "c", "d", "e", "f", "g", "i"}) submit(id, 1, 100);
+        for (int i = 0; i < 20; ++i) answer_next();
+        REQUIRE(in_flight() == 2);
+        std::vector<std::string> gone;
+        for (const wire::Piece& piece : heard<wire::Piece>()) gone.push_back(piece.request_id);
+        // The last to hear of a token are in the frame that was sent last; of the other two end.
+        for (const std::string& id : {gone[gone.size() - 8], gone[gone.size() - 7]})
+            say(wire::Cancel{id});
+        now += since_sent;
+        answer_next();
+        return in_flight() < 2;
+    }
+};
+
 }  // namespace chatloop::test

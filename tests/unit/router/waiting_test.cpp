@@ -41,29 +41,10 @@ TEST_CASE("with route_wait_secs 0 a request still waits for a place") {
 }
 
 TEST_CASE("a row that waited for company and is gone leaves no timer that is due") {
-    struct Windowed : RouterHarness {
-        Windowed() : RouterHarness({32, 64u << 20, 64, 1024}, 512, 2) {
-            config.batching_window_us = 2 * kMillisecondUs;
-            config.max_batch_size = 32;
-            remake();
-            bring_up();
-        }
-        size_t in_flight() const { return frames() - answered; }
-        void answer_next() { answer(result_of(answered++)); }
-    };
     uint32_t held = 0;
     for (TimeUs since_sent = 0; since_sent <= 10'000; since_sent += 500) {
-        Windowed h;
-        for (const char* id : {"a", "b", "c", "d", "e", "f", "g", "i"}) h.submit(id, 1, 100);
-        for (int i = 0; i < 20; ++i) h.answer_next();
-        REQUIRE(h.in_flight() == 2);
-        std::vector<std::string> gone;
-        for (const wire::Piece& piece : h.heard<wire::Piece>()) gone.push_back(piece.request_id);
-        for (const std::string& id : {gone[gone.size() - 8], gone[gone.size() - 7]})
-            h.say(wire::Cancel{id});
-        h.now += since_sent;
-        h.answer_next();
-        if (h.in_flight() == 2) continue;
+        WindowedRouter h;
+        if (!h.holds(since_sent)) continue;
         ++held;
         for (const char* id : {"a", "b", "c", "d", "e", "f", "g", "i"}) h.say(wire::Cancel{id});
         while (h.in_flight() > 0) h.answer_next();
