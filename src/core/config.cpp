@@ -7,7 +7,7 @@
 #include <cstdio>
 
 #include "chatloop/core/limits.hpp"
-#include "printable.hpp"
+#include "chatloop/core/printable.hpp"
 
 namespace chatloop {
 

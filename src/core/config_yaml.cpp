@@ -11,7 +11,7 @@
 
 #include "chatloop/core/config.hpp"
 #include "chatloop/core/limits.hpp"
-#include "printable.hpp"
+#include "chatloop/core/printable.hpp"
 
 namespace chatloop {
 

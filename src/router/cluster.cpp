@@ -24,9 +24,14 @@ void Cluster::send_to(const std::string& peer, wire::ControlBody body) {
 }
 
 void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs now) {
+    if (quarantine_.holds(peer, now)) {
+        ++counters_.ctrl_quarantined;
+        return;
+    }
     const Result<wire::Control> message = wire::decode_control(bytes);
     if (!message) {
         ++counters_.ctrl_malformed;
+        if (quarantine_.note(peer, now)) events_.on_quarantine(peer);
         return;
     }
     if (const auto* hello = std::get_if<wire::Hello>(&message->body))

@@ -5,6 +5,7 @@
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/printable.hpp"
 
 namespace chatloop {
 
@@ -71,6 +72,12 @@ void Router::on_route_up(const Route& route) {
 void Router::on_worker_event(const WorkerPeer& worker, const std::string& what) {
     log_('i', "worker " + worker.hello.name + " " + what, "");
     note_event(what != "joined", "worker " + worker.hello.name + " " + what);
+}
+
+void Router::on_quarantine(const std::string& peer) {
+    const std::string who = printable_ascii(peer);
+    log_('w', "peer " + who + " keeps sending what is no message: it is not read for 30 s", "");
+    note_event(true, "peer " + who + " is in quarantine");
 }
 
 bool Router::ready() const {

@@ -21,12 +21,19 @@ void Router::reply_error(const std::string& client, std::optional<std::string> r
 }
 
 void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs now) {
-    auto decoded = wire::decode_client(bytes);
     if (const auto known = clients_.find(client); known != clients_.end())
         known->second.heard_at = now;
+    if (quarantine_.holds(client, now)) {
+        ++counters_.front_quarantined;
+        return;
+    }
+    auto decoded = wire::decode_client(bytes);
     if (const auto* bad = std::get_if<wire::ClientError>(&decoded)) {
         ++counters_.rejected;
-        if (bad->error.code == ErrorCode::kMalformed) ++counters_.front_malformed;
+        if (bad->error.code == ErrorCode::kMalformed) {
+            ++counters_.front_malformed;
+            if (quarantine_.note(client, now)) on_quarantine(client);
+        }
         // An error with the id of a request that runs would end it at the client.
         const bool runs = bad->request_id && find_request(client, *bad->request_id) != nullptr;
         return reply_error(client, runs ? std::nullopt : bad->request_id, bad->error);

@@ -152,6 +152,8 @@ std::vector<wire::Counter> Router::all_counters() const {
         {"workers_refused", cluster.workers_refused},
         {"front_malformed", own.front_malformed + sockets_.front_malformed},
         {"ctrl_malformed", cluster.ctrl_malformed + sockets_.ctrl_malformed},
+        {"front_quarantined", own.front_quarantined},
+        {"ctrl_quarantined", cluster.ctrl_quarantined},
         {"ctrl_unexpected", cluster.ctrl_unexpected},
         {"result_malformed", own.result_malformed + sockets_.result_malformed},
         {"sends_blocked", sockets_.sends_blocked},

@@ -8,6 +8,7 @@
 
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/printable.hpp"
 #include "cursor.hpp"
 
 namespace chatloop::wire {
@@ -25,16 +26,6 @@ bool by_reference(Type, size_t, void*) {
 
 const char* chars(ByteView bytes) {
     return reinterpret_cast<const char*>(bytes.data());
-}
-
-// A key as it may stand in an error message.
-std::string printable(std::string_view key) {
-    constexpr size_t kShownMax = 64;
-    std::string shown(key.substr(0, kShownMax));
-    for (char& c : shown) {
-        if (c < 0x20 || c > 0x7e) c = '?';
-    }
-    return shown;
 }
 
 }  // namespace
@@ -314,7 +305,7 @@ void Entries::finish() const {
         if (taken_[i]) continue;
         const msgpack::object_str& text = pairs_[i].key.via.str;
         problem_->fail(name_, "has the unknown or repeated key '" +
-                                  printable({text.ptr, text.size}) + "'");
+                                  printable_ascii({text.ptr, text.size}) + "'");
         return;
     }
 }

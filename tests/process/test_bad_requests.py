@@ -208,6 +208,8 @@ def test_a_resume_with_other_choices_than_it_asks_for(front, witness, n, tokens,
 
 # ---- messages ----
 
+MALFORMED_MAX = 128  # then a peer is in quarantine
+
 
 def assert_error(answer: Any) -> None:
     version, kind, _, code, message, retryable, committed, _ = answer
@@ -222,13 +224,29 @@ def test_truncated_recursive_and_other_msgpack(front, witness):
     assert_serves(front)
 
 
-def test_truncated_anywhere(front):
+def test_truncated_anywhere(tiny_cluster):
     resume = msgpack.packb([1, protocol.RESUME, "id", 1, GOOD, {
         "prompt_ids": [2, 3], "token_ids": [4], "seed": 1, "fingerprint": "0" * 16}])
     for message in (SUBMIT, resume):
-        for length in range(len(message)):
-            assert_error(front.ask(message[:length]))
-    assert_serves(front)
+        for first in range(0, len(message), 100):  # fewer than bring a peer into quarantine
+            with RawSocket(tiny_cluster.endpoints["front"]) as front:
+                for length in range(first, min(first + 100, len(message))):
+                    assert_error(front.ask(message[:length]))
+                assert_serves(front)
+
+
+def test_who_sends_only_garbage_is_not_read_for_a_while(tiny_cluster, front, witness):
+    """Its running request goes on; what it says is not heard, what others say is."""
+    with RawSocket(tiny_cluster.endpoints["front"]) as peer:
+        peer.send(msgpack.packb([1, protocol.SUBMIT, "id", {**GOOD, "max_tokens": 20}]))
+        with rising(witness, {"front_malformed": MALFORMED_MAX, "front_quarantined": 20}):
+            for _ in range(MALFORMED_MAX + 20):
+                peer.send(b"\xc1")
+        kinds = [peer.receive()[1]]
+        while kinds[-1] != protocol.DONE:
+            kinds.append(peer.receive()[1])
+        assert kinds.count(protocol.ERROR) <= MALFORMED_MAX
+        assert_serves(front)
 
 
 def test_messages_with_a_byte_changed(front):

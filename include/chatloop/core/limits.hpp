@@ -41,6 +41,12 @@ inline constexpr size_t kControlBytesMax = 1u << 20;
 inline constexpr uint32_t kWorkersMax = 1024;           // and routes: each has a worker of its own
 inline constexpr uint32_t kNameBytesMax = 256;          // names, endpoints, reasons
 
+// Peers that send bytes that are no message (core/quarantine.hpp).
+inline constexpr uint32_t kMalformedMax = 128;          // of one peer within the window
+inline constexpr int64_t kMalformedWindowUs = 10'000'000;
+inline constexpr int64_t kQuarantineUs = 30'000'000;    // that nothing of it is read then
+inline constexpr size_t kOffendersMax = 1024;           // that are remembered
+
 // Clients.
 inline constexpr size_t kFrontBytesMax = 4u << 20;
 inline constexpr size_t kPromptBytesMax = 1u << 20;

@@ -20,6 +20,7 @@
 
 #include "chatloop/bus/outbox.hpp"
 #include "chatloop/core/clock.hpp"
+#include "chatloop/core/quarantine.hpp"
 #include "chatloop/router/credit.hpp"
 #include "chatloop/router/kv_blocks.hpp"
 #include "chatloop/wire/codec.hpp"
@@ -50,6 +51,7 @@ struct ClusterCounters {
     uint64_t workers_lost = 0;
     uint64_t workers_refused = 0;   // HELLO answered with REJECT
     uint64_t ctrl_malformed = 0;    // no message of the protocol
+    uint64_t ctrl_quarantined = 0;  // of a peer that had sent too many of these: not read
     uint64_t ctrl_unexpected = 0;   // of a peer that is no worker here, or about another's route
 };
 
@@ -131,6 +133,7 @@ public:
         // A route that was up may leave its KV to a successor, or on_kv_lost follows.
         virtual void on_route_down(const Route& route, const std::string& why, TimeUs now) = 0;
         virtual void on_kv_lost(Generation generation, const std::string& why, TimeUs now) = 0;
+        virtual void on_quarantine(const std::string& peer) = 0;
         virtual void on_worker_event(const WorkerPeer& worker, const std::string& what) = 0;
         virtual void on_worker_died(Incarnation incarnation, TimeUs now) = 0;
         // Of a route that is down: how far a hop had come when it was fenced.
@@ -239,6 +242,7 @@ private:
     TimeUs form_at_ = 0;              // when forming a route is tried next
     bool forming_ = true;
     ClusterCounters counters_;
+    Quarantine quarantine_;
 };
 
 }  // namespace chatloop

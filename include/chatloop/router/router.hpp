@@ -25,6 +25,7 @@
 #include "chatloop/core/clock.hpp"
 #include "chatloop/core/histogram.hpp"
 #include "chatloop/core/log_span.hpp"
+#include "chatloop/core/quarantine.hpp"
 #include "chatloop/router/admission_queue.hpp"
 #include "chatloop/router/cluster.hpp"
 #include "chatloop/router/cost_model.hpp"
@@ -67,6 +68,7 @@ struct RouterCounters {
     uint64_t requests = 0;
     uint64_t rejected = 0;           // not readable, or answered with ERROR before ACCEPTED
     uint64_t front_malformed = 0;    // bytes that are no message
+    uint64_t front_quarantined = 0;  // of a client that had sent too many of these: not read
     uint64_t result_malformed = 0;   // bytes that are no header of a RESULT
     uint64_t clients_gone = 0;       // with running requests: silent, unreachable or not reading
     uint64_t frames_sent = 0;
@@ -325,6 +327,7 @@ private:
     void on_route_up(const Route& route) override;
     void on_route_down(const Route& route, const std::string& why, TimeUs now) override;
     void on_kv_lost(Generation generation, const std::string& why, TimeUs now) override;
+    void on_quarantine(const std::string& peer) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
     void on_worker_died(Incarnation worker, TimeUs now) override;
     void on_last_report(Incarnation worker, const wire::RouteReport& report) override;
@@ -358,6 +361,7 @@ private:
     bool finished_ = false;
     TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
     RouterCounters counters_;
+    Quarantine quarantine_;  // of clients
     RouterHistograms histograms_;
     // Tokens computed per second, prompt and answer, over the last seconds.
     double tokens_per_s_ = 0;

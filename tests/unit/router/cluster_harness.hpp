@@ -118,6 +118,7 @@ public:
     std::vector<Generation> kv_lost;
     std::vector<Incarnation> died;
     std::vector<std::string> events;
+    std::vector<std::string> shut_out;
 
 private:
     void on_route_up(const Route& route) override { up.push_back(route.generation); }
@@ -129,6 +130,7 @@ private:
     }
     void on_worker_died(Incarnation worker, TimeUs) override { died.push_back(worker); }
     void on_last_report(Incarnation, const wire::RouteReport&) override {}
+    void on_quarantine(const std::string& peer) override { shut_out.push_back(peer); }
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override {
         events.push_back(worker.hello.name + " " + what);
     }
