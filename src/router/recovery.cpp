@@ -22,13 +22,17 @@ constexpr uint32_t kDeathsMax = 2;           // of workers that computed one seq
 }  // namespace
 
 void Router::on_route_down(const Route& route, const std::string& why, TimeUs now) {
+    const std::string name = "route " + std::to_string(route.generation);
     const auto found = lanes_.find(route.generation);
-    const bool is_planned = found != lanes_.end() && found->second.hands_over;
+    if (found == lanes_.end()) {
+        ++counters_.installs_failed;
+        log_('w', name + " did not come up: " + why, "");
+        return note_event(true, name + " did not come up: " + why);
+    }
+    const bool is_planned = found->second.hands_over;
     if (!is_planned) ++counters_.routes_down;
-    log_(is_planned ? 'i' : 'w',
-         "route " + std::to_string(route.generation) + " is down: " + why, "");
-    note_event(!is_planned, "route " + std::to_string(route.generation) + " is down: " + why);
-    if (found == lanes_.end()) return;
+    log_(is_planned ? 'i' : 'w', name + " is down: " + why, "");
+    note_event(!is_planned, name + " is down: " + why);
     if (!found->second.in_flight.empty()) note_accident(route, found->second, now);
     Lane& lane = parked_[route.generation] = std::move(found->second);
     lanes_.erase(found);

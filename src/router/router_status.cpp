@@ -147,6 +147,7 @@ std::vector<wire::Counter> Router::all_counters() const {
         {"results_uncommitted", own.results_uncommitted},
         {"routes_up", own.routes_up},
         {"routes_down", own.routes_down},
+        {"installs_failed", own.installs_failed},
         {"workers_joined", cluster.workers_joined},
         {"workers_lost", cluster.workers_lost},
         {"workers_refused", cluster.workers_refused},

@@ -78,7 +78,8 @@ struct RouterCounters {
     uint64_t results_uncommitted = 0;  // of an ended sequence
     uint64_t tokens_committed = 0;
     uint64_t routes_up = 0;
-    uint64_t routes_down = 0;
+    uint64_t routes_down = 0;          // of these, by a fault
+    uint64_t installs_failed = 0;      // routes that a fault ended before they were up
     uint64_t tokens_prefilled = 0;     // prompt rows computed, replays too
     uint64_t prefix_tokens = 0;        // prompt rows found in the prefix cache
     uint64_t preemptions = 0;
