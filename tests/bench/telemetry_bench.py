@@ -7,8 +7,8 @@ Three clusters of two stages are up at once and take turns, in another order eac
 (no metrics, log level error), `metrics` (every actor is scraped once a second), `all` (also the
 log at level info, and traces of one request in ten through `python -m chatloop.telemetry` to a
 collector that says yes). A row a round: tokens/s, and CPU time per token of all processes of the
-cluster, the exporter's too. At the end: each variant's median over `off`, by rounds. The CPU time is what the
-machine's noise moves least. Nothing else may use the machine.
+cluster, the exporter's too. At the end: each variant's median over `off`, by rounds. The CPU time
+is what the machine's noise moves least. Nothing else may use the machine.
 """
 
 from __future__ import annotations
