@@ -75,6 +75,7 @@ std::optional<Response> Api::on_post(ExchangeId id, Request& request, Reader rea
     if (is_plain_id(caller)) job.ask.parameters.traceparent = caller;  // else as if there were none
     job.head = {job.ask.surface, make_id(job.ask.surface), config_.unix_time(), config_.model,
                 "fp_" + config_.fingerprint, job.ask.include_usage};
+    if (job.ask.stream) job.head.text_chunk_begin = text_chunk_begin(job.head);
     const std::string_view given = request.header("x-request-id");
     job.request_header = is_plain_id(given) ? std::string(given) : job.head.id;
     job.wrote_at = now;

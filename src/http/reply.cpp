@@ -76,12 +76,24 @@ Json role_chunk(const ReplyHead& head, uint32_t index) {
 
 std::string text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs) {
     if (head.surface == Surface::kExecute) return to_text({{"text", choice.text}});
-    Json one = chunk_choice(head, choice, {{"content", choice.text}});
-    if (!wants_logprobs) return to_text(chunk(head, std::move(one)));
+    const bool chat = head.surface == Surface::kChat;
+    std::string out = head.text_chunk_begin;
+    out += std::to_string(choice.index);
+    out += chat ? ",\"delta\":{\"content\":" : ",\"text\":";
+    out += to_text(choice.text);
+    out += chat ? "},\"logprobs\":" : ",\"logprobs\":";
+    out += wants_logprobs ? choice.logprobs.text(head.surface) : "null";
+    out += ",\"finish_reason\":";
+    out += to_text(finish_of(choice));
+    return out += "}]}";
+}
+
+std::string text_chunk_begin(const ReplyHead& head) {
     Json data = base(head, true);
     if (head.with_usage) data["usage"] = nullptr;
-    return with_member(to_text(data), "choices",
-                       "[" + with_logprobs(head, std::move(one), choice) + "]");
+    std::string text = with_member(to_text(data), "choices", "[{\"index\":0}]");
+    text.resize(text.rfind('0'));
+    return text;
 }
 
 // Clients add up what they get: id, type and name stand in the first piece of a call alone.

@@ -23,6 +23,7 @@ struct ReplyHead {
     std::string model;
     std::string fingerprint;  // of the numerics
     bool with_usage = false;  // "usage" stands in every event
+    std::string text_chunk_begin = {};  // of these: text_chunk()'s JSON up to a choice's index
 };
 
 struct Usage {
@@ -56,6 +57,7 @@ inline constexpr char kStreamPing[] = ": ping\n";  // no empty line: old clients
 Json role_chunk(const ReplyHead& head, uint32_t index);
 // What came: text and, when asked for, its log-probabilities; and why it ended, if it has.
 std::string text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs);
+std::string text_chunk_begin(const ReplyHead& head);
 // A call that begins, or more of its arguments: `call.name` is empty then.
 Json tool_chunk(const ReplyHead& head, uint32_t index, uint32_t call_index, const ToolCall& call);
 Json end_chunk(const ReplyHead& head, const Choice& choice);

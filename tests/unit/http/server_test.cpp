@@ -228,9 +228,9 @@ TEST_CASE("a large answer waits for its client, is counted meanwhile, and not fo
         loopback.server().respond(loopback.arrived.back(), text(std::string(kBytes, 'x')));
         loopback.settle();
     };
-    RawClient reader(loopback, 4096);
+    RawClient reader(loopback);
     answer(reader);
-    CHECK(loopback.server().waiting_bytes() > kBytes / 2);
+    CHECK(loopback.server().waiting_bytes() > kBytes / 8);  // what the kernel did not take
     std::string all;
     for (int stuck = 0; all.size() < kBytes && stuck < 100'000; ++stuck) all += reader.receive();
     CHECK(all.find("Content-Length: " + std::to_string(kBytes)) != all.npos);
