@@ -45,7 +45,8 @@ private:
     Histogram loop_gap_s_{kStepBoundsS};
     TimeUs started_at_ = monotonic_now();
     bool called_ = false;  // its descriptor is readable
-    bool draining_ = false;
+    TimeUs ticked_at_ = 0;
+    TimeUs drain_until_ = kNever;  // those who read slowly have so long; kNever: it does not drain
 };
 
 std::string address_of(const CpudOptions& options) {
@@ -80,8 +81,9 @@ CpudServer::CpudServer(const std::string& actor, const CpudOptions& options,
     loop_.add_fd(signals_.fd(), [this](TimeUs now) {
         while (const int signal = signals_.take()) {
             if (signal == SIGHUP) continue;  // its settings are its flags: nothing to read again
-            if (signal == kParentDied && draining_) continue;
-            draining_ = true;
+            const bool draining = drain_until_ != kNever;
+            if (signal == kParentDied && draining) continue;
+            drain_until_ = draining ? now : now + model_.router().drain_timeout_us;
             cluster_.router().drain(now);
         }
     });
@@ -127,6 +129,7 @@ void CpudServer::call_back(const std::string& actor, const CpudOptions& options)
 }
 
 void CpudServer::on_tick(TimeUs now) {
+    ticked_at_ = now;
     loop_gap_s_.add(static_cast<double>(loop_.take_loop_gap()) / kSecondUs);
     cluster_.tick(now);
     front_.on_tick(now);
@@ -137,7 +140,9 @@ void CpudServer::on_tick(TimeUs now) {
 
 TimeUs CpudServer::next_timer() const {
     const TimeUs callback_at = callback_ == nullptr ? kNever : callback_->next_timer();
-    return std::min({cluster_.next_timer(), front_.next_timer(), port_.next_timer(), callback_at});
+    const TimeUs drained_at = cluster_.router().finished() ? drain_until_ : kNever;
+    return std::min({cluster_.next_timer(), front_.next_timer(), port_.next_timer(), callback_at,
+                     drained_at});
 }
 
 bool CpudServer::has_work() const {
@@ -156,7 +161,8 @@ void CpudServer::run_unit(TimeUs now) {
 }
 
 bool CpudServer::finished() const {
-    return draining_ && cluster_.router().finished() && front_.idle();
+    return drain_until_ != kNever && cluster_.router().finished() &&
+           (front_.idle() || ticked_at_ >= drain_until_);
 }
 
 }  // namespace

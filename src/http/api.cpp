@@ -75,6 +75,7 @@ std::optional<Response> Api::on_post(ExchangeId id, Request& request, Reader rea
     if (is_plain_id(caller)) job.ask.parameters.traceparent = caller;  // else as if there were none
     job.head = {job.ask.surface, make_id(job.ask.surface), config_.unix_time(), config_.model,
                 "fp_" + config_.fingerprint, job.ask.include_usage};
+    if (job.ask.stream) job.head.text_chunk_begin = text_chunk_begin(job.head);
     const std::string_view given = request.header("x-request-id");
     job.request_header = is_plain_id(given) ? std::string(given) : job.head.id;
     job.wrote_at = now;
@@ -96,18 +97,27 @@ std::optional<Problem> Api::refuse(Ask& ask) const {
     }
     if (jobs_.size() >= kHttpJobsMax)
         return Problem{429, "too many requests are running", "", "queue_full", 1000};
-    if (const Status fits = require_call(ask); !fits)
-        return Problem{400, fits.error().message, "tool_choice", "unsupported"};
+    if (const Status fits = constrain_calls(ask); !fits)
+        return Problem{400, fits.error().message, ask.tool_required ? "tool_choice" : "tools",
+                       "unsupported"};
     return std::nullopt;
 }
 
-Status Api::require_call(Ask& ask) const {
-    if (!ask.tool_required) return Ok{};
+// A call that must be made, or one that may stand where the answer otherwise has a form.
+Status Api::constrain_calls(Ask& ask) const {
+    const std::optional<Constraint>& constraint = ask.parameters.constraint;
+    std::string or_schema;
+    if (constraint && constraint->kind == ConstraintKind::kJsonSchema)
+        or_schema = constraint->texts.at(0);
+    if (constraint && constraint->kind == ConstraintKind::kJsonObject)
+        or_schema = R"({"type":"object"})";
+    const bool may_call = !ask.parameters.tools.empty() && tool_format_ == ToolFormat::kHermes;
+    if (!ask.tool_required && (!may_call || or_schema.empty())) return Ok{};
     Result<std::string> grammar = tool_grammar(tool_format_, ask.parameters.tools, ask.called_tool,
-                                               ask.parallel_tool_calls);
+                                               ask.parallel_tool_calls, or_schema);
     if (!grammar) return grammar.error();
     if (grammar->size() > kConstraintBytesMax)
-        return Error{ErrorCode::kInvalidRequest, "the tools' schemas are too large"};
+        return Error{ErrorCode::kInvalidRequest, "the schemas are too large"};
     ask.parameters.constraint = Constraint{ConstraintKind::kGrammar, {std::move(*grammar)}};
     return Ok{};
 }
@@ -177,6 +187,7 @@ void Api::cancel(const Job& job, TimeUs now) {
 
 void Api::forget(Job& job) {
     for (const Part& part : job.parts) by_request_.erase(part.request_id);
+    held_bytes_ -= job.held_bytes;
     const auto client = clients_.find(job.client);
     if (--client->second == 0) clients_.erase(client);
     jobs_.erase(job.exchange);

@@ -9,9 +9,7 @@ namespace chatloop::http {
 
 namespace {
 
-size_t entry_bytes(const wire::TokenEntry& entry) {
-    return sizeof entry + entry.top.size() * sizeof(wire::TopLogprob);
-}
+constexpr unsigned kAgainMs = 1000;
 
 }  // namespace
 
@@ -24,7 +22,8 @@ void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
         for (Choice& choice : part->choices) choice.text = *accepted.prompt_text;
     if (job->ask.parameters.prompt_logprobs) part->prompt_ids = accepted.prompt_ids;
     if (!job->ask.stream) {
-        hold(*job, accepted.prompt_text ? accepted.prompt_text->size() : 0, now);
+        if (accepted.prompt_text)
+            hold(*job, part->choices.size() * text_bytes(*accepted.prompt_text), now);
         return;
     }
     if (!job->streams) {
@@ -48,15 +47,23 @@ void Api::on_prompt_piece(const wire::PromptPiece& piece, TimeUs now) {
     Part* part = nullptr;
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
-    size_t bytes = 0;
-    for (size_t i = 0; i < piece.entries.size(); ++i) {
-        wire::TokenEntry entry{part->prompt_ids.at(piece.index + i),
-                               std::numeric_limits<float>::quiet_NaN(), {}};
-        if (piece.entries[i]) entry = *piece.entries[i];
-        bytes += entry_bytes(entry) * part->choices.size();
-        for (Choice& choice : part->choices) choice.logprobs.push_back(entry);
+    const bool stream = job->ask.stream;
+    for (size_t i = 0; i < piece.entries.size();) {
+        LogprobsText batch = part->choices.front().logprobs.following();
+        const size_t waiting = stream ? part->choices.front().logprobs.count() : 0;
+        size_t bytes = 0;
+        for (; i < piece.entries.size() && waiting + batch.count() < kHttpLogprobsPerEvent; ++i) {
+            wire::TokenEntry entry{part->prompt_ids.at(piece.index + i),
+                                   std::numeric_limits<float>::quiet_NaN(), {}};
+            if (piece.entries[i]) entry = *piece.entries[i];
+            bytes += batch.add(job->ask.surface, entry, token_texts_);
+        }
+        if (!stream && !hold(*job, bytes * part->choices.size(), now)) return;
+        for (Choice& choice : part->choices) {
+            choice.logprobs.append(batch);
+            if (piece.index > 0) on_text(*job, choice, now);  // the first token has none: it waits
+        }
     }
-    hold(*job, bytes, now);  // until the answer begins, also in a stream
 }
 
 void Api::on_piece(const wire::Piece& piece, TimeUs now) {
@@ -64,13 +71,10 @@ void Api::on_piece(const wire::Piece& piece, TimeUs now) {
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
     Choice& choice = part->choices.at(piece.choice);
-    size_t bytes = piece.text.size();
-    if (piece.logprobs) {
-        for (const wire::TokenEntry& entry : *piece.logprobs) {
-            bytes += entry_bytes(entry);
-            choice.logprobs.push_back(entry);
-        }
-    }
+    size_t bytes = text_bytes(piece.text);
+    if (piece.logprobs)
+        for (const wire::TokenEntry& entry : *piece.logprobs)
+            bytes += choice.logprobs.add(job->ask.surface, entry, token_texts_);
     if (!job->ask.stream && !hold(*job, bytes, now)) return;
     if (part->parsers.empty()) {
         choice.text += piece.text;
@@ -82,11 +86,9 @@ void Api::on_piece(const wire::Piece& piece, TimeUs now) {
 
 // Sends what has come of a stream's choice, if anything has: often it is a part of a character.
 void Api::on_text(Job& job, Choice& choice, TimeUs now) {
-    if (!job.ask.stream || (choice.text.empty() && choice.logprobs.empty())) return;
+    if (!job.ask.stream || (choice.text.empty() && choice.logprobs.count() == 0)) return;
     const bool wants = job.ask.parameters.logprobs.has_value();
-    send(job, text_chunk(job.head, choice, wants, token_texts_), now);
-    for (const wire::TokenEntry& entry : choice.logprobs)
-        choice.text_offset += characters(token_texts_.of(entry.token));
+    send_text(job, text_chunk(job.head, choice, wants), now);
     choice.text.clear();
     choice.logprobs.clear();
 }
@@ -154,16 +156,23 @@ void Api::on_failure(const wire::Failure& failure, TimeUs now) {
 // Whether an answer that is kept until it is whole may grow by so much.
 bool Api::hold(Job& job, size_t bytes, TimeUs now) {
     job.held_bytes += bytes;
-    if (job.held_bytes <= kHttpAnswerBytesMax) return true;
-    fail(job,
-         {400, "the answer is too large for one body: stream it", "stream", "answer_too_large"},
-         now);
+    held_bytes_ += bytes;
+    if (job.held_bytes > kHttpAnswerBytesMax) {
+        fail(job, {400, "the answer is too large for one body: stream it", "stream",
+                   "answer_too_large"}, now);
+        return false;
+    }
+    if (held_bytes_ <= kHttpAnswersBytesMax) return true;
+    fail(job, {503, "too many large answers are under way: stream it, or ask again", "stream",
+               "server_busy", kAgainMs}, now);
     return false;
 }
 
-void Api::send(Job& job, const Json& data, TimeUs now) {
+void Api::send(Job& job, const Json& data, TimeUs now) { send_text(job, to_text(data), now); }
+
+void Api::send_text(Job& job, std::string_view json, TimeUs now) {
     job.wrote_at = now;
-    responder_.write(job.exchange, event(data));
+    responder_.write(job.exchange, event(json));
 }
 
 void Api::complete(Job& job, TimeUs now) {
@@ -188,9 +197,10 @@ void Api::complete(Job& job, TimeUs now) {
     for (Part& part : job.parts)
         std::move(part.choices.begin(), part.choices.end(), std::back_inserter(choices));
     const bool wants = job.ask.parameters.logprobs.has_value();
-    const Json answer = whole_answer(job.head, choices, usage, wants, first.seed, token_texts_);
-    responder_.respond(job.exchange, {200, "application/json", to_text(answer),
-                                      {{"x-request-id", job.request_header}}});
+    responder_.respond(job.exchange,
+                       {200, "application/json",
+                        whole_answer(job.head, choices, usage, wants, first.seed),
+                        {{"x-request-id", job.request_header}}});
     forget(job);
 }
 

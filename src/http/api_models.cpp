@@ -15,18 +15,13 @@ Response refused(const Error& error) {
 
 // As the router makes it of a request.
 Chat read_chat_alone(Fields& fields) {
-    Chat chat;
-    for (wire::Message& message : read_messages(fields))
-        chat.messages.push_back({std::move(message.role), std::move(message.content),
-                                 message.has_content, std::move(message.tool_calls),
-                                 std::move(message.tool_call_id), std::move(message.name)});
     Ask ask;
+    std::vector<ChatMessage> messages = read_messages(fields);
     read_tools(fields, ask);
     read_template_arguments(fields, ask.parameters);
-    chat.tools = std::move(ask.parameters.tools);
-    chat.arguments = std::move(ask.parameters.chat_template_kwargs);
-    chat.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
-    return chat;
+    return {std::move(messages), std::move(ask.parameters.tools),
+            std::move(ask.parameters.chat_template_kwargs),
+            fields.boolean("add_generation_prompt").value_or(true)};
 }
 
 }  // namespace

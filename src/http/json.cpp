@@ -84,6 +84,23 @@ std::string to_text(const Json& value) {
     return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+size_t text_bytes(std::string_view text) {
+    size_t bytes = text.size();
+    for (const char c : text) {
+        if (c == '"' || c == '\\') bytes += 1;
+        if (static_cast<unsigned char>(c) < 0x20)
+            bytes += std::string_view("\b\f\n\r\t").find(c) != std::string_view::npos ? 1 : 5;
+    }
+    return bytes;
+}
+
+std::string with_member(std::string object, std::string_view name, std::string_view value) {
+    object.pop_back();  // its brace
+    if (object.size() > 1) object += ',';
+    object.append("\"").append(name).append("\":").append(value);
+    return object += '}';
+}
+
 std::string Fields::path(const std::string& name) const {
     return path_.empty() ? name : path_ + "." + name;
 }

@@ -1,74 +1,8 @@
 #include "chatloop/http/reply.hpp"
 
-#include <algorithm>
-#include <cmath>
-
 namespace chatloop::http {
 
 namespace {
-
-constexpr double kLeastLogprob = -9999.0;  // JSON has no infinity
-
-double logprob_of(float value) {
-    return std::isfinite(value) ? static_cast<double>(value) : kLeastLogprob;
-}
-
-Json bytes_of(const std::string& token) {
-    if (is_partial(token)) return nullptr;
-    Json bytes = Json::array();
-    for (const char c : token) bytes.push_back(static_cast<unsigned char>(c));
-    return bytes;
-}
-
-Json chat_token(uint32_t id, float logprob, TokenTexts& texts) {
-    const std::string& token = texts.of(id);
-    return {{"token", token}, {"logprob", logprob_of(logprob)}, {"bytes", bytes_of(token)}};
-}
-
-Json chat_logprobs(const Choice& choice, TokenTexts& texts) {
-    Json content = Json::array();
-    for (const wire::TokenEntry& entry : choice.logprobs) {
-        Json token = chat_token(entry.token, entry.logprob, texts);
-        token["top_logprobs"] = Json::array();
-        for (const wire::TopLogprob& top : entry.top)
-            token["top_logprobs"].push_back(chat_token(top.token, top.logprob, texts));
-        content.push_back(std::move(token));
-    }
-    return {{"content", std::move(content)}, {"refusal", nullptr}};
-}
-
-// The parallel arrays of the older interface. Tokens that look alike share a key: the likeliest
-// stays.
-Json text_logprobs(const Choice& choice, TokenTexts& texts) {
-    Json tokens = Json::array(), values = Json::array(), tops = Json::array(),
-         offsets = Json::array();
-    uint64_t offset = choice.text_offset;
-    for (const wire::TokenEntry& entry : choice.logprobs) {
-        const std::string& token = texts.of(entry.token);
-        tokens.push_back(token);
-        offsets.push_back(offset);
-        offset += characters(token);
-        if (std::isnan(entry.logprob)) {  // the first token of a prompt has none
-            values.push_back(nullptr);
-            tops.push_back(nullptr);
-            continue;
-        }
-        values.push_back(logprob_of(entry.logprob));
-        Json top = Json::object();
-        for (const wire::TopLogprob& one : entry.top)
-            if (const std::string& text = texts.of(one.token); !top.contains(text))
-                top[text] = logprob_of(one.logprob);
-        if (!top.contains(token)) top[token] = logprob_of(entry.logprob);
-        tops.push_back(std::move(top));
-    }
-    return {{"tokens", std::move(tokens)}, {"token_logprobs", std::move(values)},
-            {"top_logprobs", std::move(tops)}, {"text_offset", std::move(offsets)}};
-}
-
-Json logprobs_of(Surface surface, const Choice& choice, bool wanted, TokenTexts& texts) {
-    if (!wanted) return nullptr;
-    return surface == Surface::kChat ? chat_logprobs(choice, texts) : text_logprobs(choice, texts);
-}
 
 Json finish_of(const Choice& choice) {
     return choice.finish_reason.empty() ? Json() : Json(choice.finish_reason);
@@ -96,12 +30,17 @@ Json chunk(const ReplyHead& head, Json choice) {
     return data;
 }
 
-Json chunk_choice(const ReplyHead& head, const Choice& choice, Json delta, Json logprobs) {
+Json chunk_choice(const ReplyHead& head, const Choice& choice, Json delta) {
     if (head.surface == Surface::kText)
-        return {{"index", choice.index}, {"text", choice.text}, {"logprobs", std::move(logprobs)},
+        return {{"index", choice.index}, {"text", choice.text}, {"logprobs", nullptr},
                 {"finish_reason", finish_of(choice)}};
-    return {{"index", choice.index}, {"delta", std::move(delta)},
-            {"logprobs", std::move(logprobs)}, {"finish_reason", finish_of(choice)}};
+    return {{"index", choice.index}, {"delta", std::move(delta)}, {"logprobs", nullptr},
+            {"finish_reason", finish_of(choice)}};
+}
+
+std::string with_logprobs(const ReplyHead& head, Json one, const Choice& choice) {
+    one.erase("logprobs");
+    return with_member(to_text(one), "logprobs", choice.logprobs.text(head.surface));
 }
 
 Json stop_of(const wire::Stop& stop) {
@@ -125,19 +64,36 @@ Json message_of(const Choice& choice) {
 
 }  // namespace
 
-std::string event(const Json& data) { return "data: " + to_text(data) + "\n\n"; }
+std::string event(std::string_view json) {
+    return std::string("data: ").append(json).append("\n\n");
+}
 
 Json role_chunk(const ReplyHead& head, uint32_t index) {
     Choice choice;
     choice.index = index;
-    return chunk(head, chunk_choice(head, choice, {{"role", "assistant"}, {"content", ""}}, {}));
+    return chunk(head, chunk_choice(head, choice, {{"role", "assistant"}, {"content", ""}}));
 }
 
-Json text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs,
-                TokenTexts& texts) {
-    if (head.surface == Surface::kExecute) return {{"text", choice.text}};
-    return chunk(head, chunk_choice(head, choice, {{"content", choice.text}},
-                                    logprobs_of(head.surface, choice, wants_logprobs, texts)));
+std::string text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs) {
+    if (head.surface == Surface::kExecute) return to_text({{"text", choice.text}});
+    const bool chat = head.surface == Surface::kChat;
+    std::string out = head.text_chunk_begin;
+    out += std::to_string(choice.index);
+    out += chat ? ",\"delta\":{\"content\":" : ",\"text\":";
+    out += to_text(choice.text);
+    out += chat ? "},\"logprobs\":" : ",\"logprobs\":";
+    out += wants_logprobs ? choice.logprobs.text(head.surface) : "null";
+    out += ",\"finish_reason\":";
+    out += to_text(finish_of(choice));
+    return out += "}]}";
+}
+
+std::string text_chunk_begin(const ReplyHead& head) {
+    Json data = base(head, true);
+    if (head.with_usage) data["usage"] = nullptr;
+    std::string text = with_member(to_text(data), "choices", "[{\"index\":0}]");
+    text.resize(text.rfind('0'));
+    return text;
 }
 
 // Clients add up what they get: id, type and name stand in the first piece of a call alone.
@@ -153,14 +109,14 @@ Json tool_chunk(const ReplyHead& head, uint32_t index, uint32_t call_index, cons
     Choice choice;
     choice.index = index;
     return chunk(head, chunk_choice(head, choice,
-                                    {{"tool_calls", Json::array({std::move(piece)})}}, {}));
+                                    {{"tool_calls", Json::array({std::move(piece)})}}));
 }
 
 Json end_chunk(const ReplyHead& head, const Choice& choice) {
     Choice end;
     end.index = choice.index;
     end.finish_reason = choice.finish_reason;
-    return chunk(head, chunk_choice(head, end, Json::object(), {}));
+    return chunk(head, chunk_choice(head, end, Json::object()));
 }
 
 Json usage_chunk(const ReplyHead& head, const Usage& usage) {
@@ -183,30 +139,30 @@ Json execute_end(const ReplyHead& head, const Choice& choice, const Usage& usage
             {"fingerprint", head.fingerprint}};
 }
 
-Json whole_answer(const ReplyHead& head, const std::vector<Choice>& choices, const Usage& usage,
-                  bool wants_logprobs, uint64_t seed, TokenTexts& texts) {
+std::string whole_answer(const ReplyHead& head, const std::vector<Choice>& choices,
+                         const Usage& usage, bool wants_logprobs, uint64_t seed) {
     if (head.surface == Surface::kExecute) {
         Json body = {{"text", choices.at(0).text}};
         body.update(execute_end(head, choices.at(0), usage, seed));
         body.erase("done");
-        return body;
+        return to_text(body);
     }
-    Json data = base(head, false);
-    data["choices"] = Json::array();
+    std::string list = "[";
     for (const Choice& choice : choices) {
-        Json logprobs = logprobs_of(head.surface, choice, wants_logprobs, texts);
         Json one = {{"index", choice.index}};
         if (head.surface == Surface::kText) {
             one["text"] = choice.text;
         } else {
             one["message"] = message_of(choice);
         }
-        one["logprobs"] = std::move(logprobs);
+        one["logprobs"] = nullptr;
         one["finish_reason"] = finish_of(choice);
-        data["choices"].push_back(std::move(one));
+        if (list.size() > 1) list += ',';
+        list += wants_logprobs ? with_logprobs(head, std::move(one), choice) : to_text(one);
     }
+    Json data = base(head, false);
     data["usage"] = usage_of(usage);
-    return data;
+    return with_member(to_text(data), "choices", list += ']');
 }
 
 Problem problem_of(const wire::Failure& failure) {

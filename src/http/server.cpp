@@ -171,7 +171,7 @@ void Server::Impl::sweep() {
             if (now - connection->since < kHttpBodyUs) continue;
             if (!exchange->refused) ++counters.refused;
             close(*connection);
-        } else if (exchange->streams && exchange->waiting() > 0 &&
+        } else if (exchange->waiting() > 0 &&
                    now - exchange->progress_at >= kHttpStallUs) {
             ++counters.slow_clients;
             if (!exchange->over) lose(*exchange);

@@ -201,7 +201,16 @@ MHD_Result Server::Impl::on_whole(Exchange& exchange) {
 MHD_Result Server::Impl::queue_response(Exchange& exchange) {
     Response& head = *exchange.response;
     MHD_Response* response = nullptr;
-    if (exchange.streams) {
+    const bool large = !exchange.streams && head.body.size() > kHttpSendBytes;
+    if (large) {  // what a client has not taken is counted, and not copied
+        exchange.stream = std::move(head.body);
+        exchange.ended = true;
+        exchange.progress_at = now;
+        streams_bytes += exchange.stream.size();
+        shed_streams();
+        if (exchange.closes) return MHD_NO;
+    }
+    if (exchange.streams || large) {
         const auto read = [](void* context, uint64_t, char* buffer, size_t size) {
             const auto& [impl, stream] = *static_cast<std::pair<Impl*, Exchange*>*>(context);
             return impl->read_stream(*stream, buffer, size);
@@ -210,7 +219,7 @@ MHD_Result Server::Impl::queue_response(Exchange& exchange) {
             delete static_cast<std::pair<Impl*, Exchange*>*>(context);
         };
         response = MHD_create_response_from_callback(
-            MHD_SIZE_UNKNOWN, kHttpSendBytes, read,
+            large ? exchange.stream.size() : MHD_SIZE_UNKNOWN, kHttpSendBytes, read,
             new std::pair<Impl*, Exchange*>(this, &exchange), free_context);
     } else {
         response = MHD_create_response_from_buffer(head.body.size(), head.body.data(),

@@ -34,7 +34,7 @@ struct Exchange {
     std::optional<Response> response;  // until libmicrohttpd has it
     bool streams = false;
     bool ended = false;           // nothing more is written to the stream
-    std::string stream;           // from `sent` on it waits for the client
+    std::string stream;           // or a large body; from `sent` on it waits for the client
     size_t sent = 0;
     TimeUs progress_at = 0;       // the client took something, or nothing waited
     size_t waiting() const { return stream.size() - sent; }

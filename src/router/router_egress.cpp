@@ -32,7 +32,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     InFlight sent = std::move(lane->second.in_flight.front());
     lane->second.in_flight.pop_front();
     lane->second.answered = header->number;
-    lane->second.answered_at = now;
+    lane->second.answered_at = lane->second.result_at = now;
     CL_ASSERT(sent.number == header->number);
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;

@@ -119,13 +119,9 @@ void Router::run_unit(TimeUs now) {
 
 Result<std::vector<uint32_t>> Router::encode_prompt(const wire::Parameters& parameters) const {
     if (const auto* ids = std::get_if<std::vector<uint32_t>>(&parameters.prompt)) return *ids;
-    if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt)) {
-        Chat chat{{}, parameters.tools, parameters.chat_template_kwargs, true};
-        for (const wire::Message& message : *messages)
-            chat.messages.push_back({message.role, message.content, message.has_content,
-                                     message.tool_calls, message.tool_call_id, message.name});
-        return text_.encode_chat(chat);
-    }
+    if (const auto* messages = std::get_if<std::vector<wire::Message>>(&parameters.prompt))
+        return text_.encode_chat({*messages, parameters.tools, parameters.chat_template_kwargs,
+                                  true});
     const std::string& prompt = std::get<std::string>(parameters.prompt);
     Result<std::vector<uint32_t>> ids = text_.encode_plain(prompt);
     if (ids && config_.add_bos) ids->insert(ids->begin(), config_.bos_id);
@@ -183,6 +179,7 @@ Status Router::prepare(Sequence& sequence) {
     }
     sequence.tokens_max = static_cast<uint32_t>(
         std::min<uint64_t>(parameters.max_tokens, context - sequence.prompt_count));
+    if (const Status cut = cut_to_history(sequence); !cut) return cut;
     if (parameters.repetition_penalty != 1.0f)
         for (const uint32_t id : sequence.ids) sequence.history.add_prompt(id);
     sequence.text = text_.stream(true);
@@ -205,13 +202,20 @@ Status Router::check_sampling(const Sequence& sequence) const {
     if (masked.size() == config_.cluster.vocab)
         return Error{ErrorCode::kInvalidRequest,
                      "min_tokens cannot be had: every token of the vocabulary is a stop id"};
-    const uint64_t prompt = parameters.repetition_penalty != 1.0f ? sequence.prompt_count : 0;
-    const uint64_t penalized = std::min<uint64_t>(prompt + sequence.tokens_max,
-                                                  config_.cluster.vocab);
-    if (parameters.has_penalties() && penalized > kHistoryIdsMax)
+    return Ok{};
+}
+
+// Penalties look at so many different ids as a frame carries: an answer is not longer, as it is not
+// longer than the context.
+Status Router::cut_to_history(Sequence& sequence) const {
+    const wire::Parameters& parameters = sequence.parameters;
+    if (!parameters.has_penalties() || config_.cluster.vocab <= kHistoryIdsMax) return Ok{};
+    const uint32_t prompt = parameters.repetition_penalty != 1.0f ? sequence.prompt_count : 0;
+    if (prompt >= kHistoryIdsMax)
         return Error{ErrorCode::kInvalidRequest,
-                     "penalties look at no more than " + std::to_string(kHistoryIdsMax) +
-                         " different tokens; lower max_tokens"};
+                     "repetition_penalty looks at no more than " + std::to_string(kHistoryIdsMax) +
+                         " tokens; the prompt has " + std::to_string(prompt)};
+    sequence.tokens_max = std::min(sequence.tokens_max, kHistoryIdsMax - prompt);
     return Ok{};
 }
 

@@ -124,6 +124,8 @@ wire::RouteStatus Router::route_status(const Route& route) const {
              {"credit_frames", credit_frames},
              {"in_flight", lane->in_flight.size()}})
         status.counters.push_back(std::move(counter));
+    if (lane->result_at != kNever)
+        status.counters.push_back({"silent_us", age_us(lane->result_at, ticked_at_)});
     return status;
 }
 

@@ -25,8 +25,8 @@ std::string quoted(const std::string& text) {
 
 Error invalid(std::string message) { return {ErrorCode::kInvalidRequest, std::move(message)}; }
 
-// The function's arguments as the grammar's %json; nothing if `schema` is no schema.
-std::optional<std::string> arguments_rule(ordered_json schema) {
+// JSON of a schema as the grammar's %json; nothing if `schema` is no schema.
+std::optional<std::string> json_rule(ordered_json schema) {
     if (schema.is_null()) schema = {{"type", "object"}};
     if (!schema.is_object()) return std::nullopt;
     schema["x-guidance"] = {{"whitespace_flexible", false},  // as for json_schema
@@ -38,9 +38,11 @@ std::optional<std::string> arguments_rule(ordered_json schema) {
 }  // namespace
 
 Result<std::string> tool_grammar(ToolFormat format, std::string_view tools, std::string_view name,
-                                 bool parallel) {
+                                 bool parallel, std::string_view or_schema) {
     if (format == ToolFormat::kNone)
         return invalid("the model's chat template has no tools");
+    if (!or_schema.empty() && format != ToolFormat::kHermes)
+        return invalid("the model's calls are JSON as the answer is");
     const ordered_json list = ordered_json::parse(tools, nullptr, false);
     if (!list.is_array()) return invalid("tools is not a JSON array");
     const Form& form = format == ToolFormat::kHermes ? kHermesForm : kLlama3Form;
@@ -54,7 +56,7 @@ Result<std::string> tool_grammar(ToolFormat format, std::string_view tools, std:
         if (!name.empty() && own != name) continue;
         const std::string number = std::to_string(&tool - &list[0]);
         const std::optional<std::string> arguments =
-            arguments_rule(function->value("parameters", ordered_json()));
+            json_rule(function->value("parameters", ordered_json()));
         if (!arguments) return invalid("the parameters of function " + own + " are no schema");
         const std::string head = std::string(form.open) + "{\"name\": " + quoted(own) + ", \"" +
                                  std::string(form.arguments_key) + "\": ";
@@ -68,7 +70,12 @@ Result<std::string> tool_grammar(ToolFormat format, std::string_view tools, std:
                                     : "tool_choice names no function of tools: " +
                                           std::string(name));
     const std::string more = parallel ? " (" + quoted(std::string(form.separator)) + " call)*" : "";
-    return "start: call" + more + "\ncall: " + calls + "\n" + rules;
+    rules = "call: " + calls + "\n" + rules;
+    if (or_schema.empty()) return "start: call" + more + "\n" + rules;
+    const std::optional<std::string> answer =
+        json_rule(ordered_json::parse(or_schema, nullptr, false));
+    if (!answer) return invalid("the schema of the answer is not a JSON object");
+    return "start: answer | calls\ncalls: call" + more + "\nanswer: " + *answer + "\n" + rules;
 }
 
 std::string tool_call_id(uint64_t seed, uint32_t choice, uint32_t index) {

@@ -27,6 +27,7 @@ LINE_BYTES_MAX = 1 << 20  # the last event repeats the prompt
 class LlamaServer:
     def __init__(self, port: int, *, cache_prompt: bool) -> None:
         self._port = port
+        self.url = f"http://127.0.0.1:{port}"
         self._cache_prompt = cache_prompt
 
     def closed_loop(self, requests: Requests, concurrency: int) -> list[Outcome]:

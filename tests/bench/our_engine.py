@@ -49,15 +49,17 @@ class Engine:
     @contextlib.contextmanager
     def cluster(self, model: Path, cores: Sequence[int], *, own_sampler: bool = False,
                 hosted_router: bool = False, replicas: int = 1, kv_cache_mb: int = 512,
-                stage_options: Sequence[str] = ()) -> Iterator[Cluster]:
-        """Router and stages, on `cores`. With replicas the model has one partition."""
+                stage_options: Sequence[str] = (),
+                router: Sequence[str] = ()) -> Iterator[Cluster]:
+        """Router and stages, on `cores`. With replicas the model has one partition. `router`:
+        options, of a hosted one lines of YAML."""
         stage = ("--kv-cache-mb", str(kv_cache_mb), *self.page_options, *stage_options)
         pinned = {k: ("--enable-cpu-pinning", "--cpu-cores", str(cores[k % len(cores)]))
                   for k in range(64)} if self.pin_stages else {}
         with tempfile.TemporaryDirectory() as folder:
             made = Cluster(self.build, model, Path(folder), own_sampler=own_sampler,
-                           hosted_router=hosted_router, stage=stage, sampler=self.page_options,
-                           stage_of=pinned)
+                           hosted_router=hosted_router, router=router, stage=stage,
+                           sampler=self.page_options, stage_of=pinned)
             with made.empty() as cluster:
                 with on_cores(cores):  # the processes; the client may be elsewhere
                     cluster.start_router()

@@ -135,6 +135,29 @@ def test_many_at_once_with_asyncio(url):
     assert asyncio.run(ask_all()) == asyncio.run(ask_all())
 
 
+def test_a_killed_stage_is_a_pause_of_the_stream(build, gguf, tmp_path):
+    """kill -9 in mid-stream, and another process of that name: the client sees the same text."""
+    import models
+    with Cluster(build, models.split_cached(gguf, 2), tmp_path,
+                 router=["--http", "127.0.0.1:*"]) as cluster:
+        with openai.OpenAI(base_url=cluster.endpoints["http"] + "/v1", max_retries=0) as client:
+            asked = {"model": MODEL, "messages": CHAT, "max_completion_tokens": 60, "seed": 5,
+                     "temperature": 0.8, "extra_body": {"ignore_eos": True}}
+            undisturbed = client.chat.completions.create(**asked)
+            for lost in ("stage-0", "stage-1"):
+                text, chunks, finish = "", 0, None
+                for chunk in client.chat.completions.create(**asked, stream=True):
+                    text += chunk.choices[0].delta.content or ""
+                    finish = chunk.choices[0].finish_reason or finish
+                    chunks += 1
+                    if chunks == 10:
+                        cluster.restart(lost)
+                assert text == undisturbed.choices[0].message.content
+                assert finish == undisturbed.choices[0].finish_reason == "length"
+        assert cluster.client().status()["counters"]["replays"] >= 2  # it was in mid-stream
+        cluster.stop()
+
+
 def test_a_refusal_by_a_full_queue_is_asked_again(build, gguf, tmp_path):
     """429 with Retry-After: the client comes back by itself."""
     import models

@@ -40,13 +40,14 @@ def split_cached(gguf: Path, partitions: int) -> Path:
 
 
 def split_tiny(folder: Path, partitions: int, *, kind: str = "Q4_1", seed: int = 0,
-               context: int = TINY_CONTEXT,
+               context: int = TINY_CONTEXT, keys: dict[str, object] | None = None,
                tensors: dict[str, np.ndarray] | None = None) -> Path:
     """A model directory of a random model with ten tokens and four layers. The GGUF is beside it:
     <folder>/tiny.gguf."""
     folder.mkdir(parents=True, exist_ok=True)
     gguf = tiny_gguf.write_gguf(folder / "tiny.gguf", kind, seed=seed,
-                                keys={"llama.context_length": context}, tensors=tensors)
+                                keys={"llama.context_length": context, **(keys or {})},
+                                tensors=tensors)
     model = folder / f"model-{partitions}"
     split(SplitOptions(gguf, model, partitions), Reporter(quiet=True))
     return model

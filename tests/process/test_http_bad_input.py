@@ -6,7 +6,9 @@ import json
 import socket
 import time
 
+import models
 import pytest
+from cluster import Cluster
 from http_peer import HttpPeer, RawHttp, post_bytes
 from process_info import cpu_s
 
@@ -115,6 +117,30 @@ def test_bodies_that_are_no_json_object(http_cluster, body):
         refused = peer.post("/v1/completions", body)
         assert refused.status == 400, refused.body
         assert refused.error["code"] == "invalid_json"
+
+
+BOMB = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}"
+
+
+def test_a_template_bomb_runs_out_of_fuel(build, tmp_path):
+    """Of the model: what is asked of it by a chat is refused, and nobody waits for it."""
+    model = models.split_tiny(tmp_path / "bomb", 2, keys={"tokenizer.chat_template": BOMB})
+    with Cluster(build, model, tmp_path / "run", router=["--http", "127.0.0.1:*"]) as cluster:
+        with HttpPeer(cluster.endpoints["http"]) as peer, HttpPeer(
+                cluster.endpoints["http"]) as other:
+            asked = {**GOOD, "prompt": [2, 3, 4], "max_tokens": 100}
+            want = peer.post("/v1/completions", asked).json["choices"][0]["text"]
+            lines = other.stream("/v1/completions", {**asked, "stream": True})
+            first = next(lines)
+            for path in ("/v1/chat/completions", "/apply-template", "/tokenize"):
+                refused = peer.post(path, {"messages": CHAT})
+                assert refused.status == 400, refused.body
+                assert refused.error["code"] == "invalid_request"
+                assert "too much work" in refused.error["message"]
+            events = [json.loads(line[6:]) for line in [first, *lines]
+                      if line.startswith("data: {")]
+            assert "".join(event["choices"][0]["text"] for event in events) == want
+        cluster.stop()
 
 
 def test_a_body_that_is_too_large(peer):

@@ -90,7 +90,7 @@ private:
 
     std::string make_id(Surface surface);
     std::optional<Problem> refuse(Ask& ask) const;
-    Status require_call(Ask& ask) const;
+    Status constrain_calls(Ask& ask) const;
     void submit(Job& job, TimeUs now);
     Job* find(const std::string& request_id, Part** part);
     void on_accepted(const wire::Accepted& accepted, TimeUs now);
@@ -105,6 +105,7 @@ private:
                         const std::vector<ToolEvent>& events, TimeUs now);
     bool hold(Job& job, size_t bytes, TimeUs now);
     void send(Job& job, const Json& data, TimeUs now);
+    void send_text(Job& job, std::string_view json, TimeUs now);
     void complete(Job& job, TimeUs now);
     void fail(Job& job, const Problem& problem, TimeUs now);
     void cancel(const Job& job, TimeUs now);
@@ -121,6 +122,7 @@ private:
     std::map<ExchangeId, std::unique_ptr<Job>> jobs_;
     std::map<std::string, std::pair<ExchangeId, size_t>> by_request_;  // job and part
     std::map<std::string, size_t> clients_;  // with how many jobs
+    size_t held_bytes_ = 0;  // of all jobs
     TimeUs pinged_at_ = 0;
     TimeUs looked_at_ = 0;
 };

@@ -1,6 +1,7 @@
 // /readyz of a router: whether a frame went through every stage of a route within the last 5 s.
-// Each RESULT shows it. When a route was silent, a canary does: a request of one token, which takes
-// a slot and a block as any other. No socket, no clock: STATUS and the canary are messages.
+// Each RESULT shows it, in STATUS. When every route was silent, a canary does: a request of one
+// token, which takes a slot and a block as any other. No socket, no clock: STATUS and canary are
+// messages.
 #pragma once
 
 #include <string>
@@ -35,13 +36,9 @@ private:
     ToRouter to_router_;
     std::vector<ExchangeId> waiting_;
     wire::StatusReply status_;       // the latest
-    uint64_t results_ = 0;           // of it
-    TimeUs moved_at_ = kLongAgo;     // results_ changed: a frame came through
     uint64_t canaries_ = 0;
     std::string canary_;             // the one that runs
     TimeUs canary_until_ = kNever;
-
-    static constexpr TimeUs kLongAgo = -3600 * kSecondUs;
 };
 
 }  // namespace chatloop::http

@@ -20,6 +20,10 @@ std::variant<Json, Problem> parse_object(std::string_view body);
 
 // One line, whatever bytes are in its strings.
 std::string to_text(const Json& value);
+// How many bytes a text has within a string of JSON.
+size_t text_bytes(std::string_view text);
+// The text of a JSON object with one more member, whose value is JSON text.
+std::string with_member(std::string object, std::string_view name, std::string_view value);
 
 // The fields of an object. Reading goes on behind a mistake; the first one is kept.
 class Fields {

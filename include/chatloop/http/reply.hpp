@@ -5,11 +5,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "chatloop/http/ask.hpp"
 #include "chatloop/http/json.hpp"
-#include "chatloop/http/token_texts.hpp"
+#include "chatloop/http/logprobs.hpp"
 #include "chatloop/wire/messages.hpp"
 
 namespace chatloop::http {
@@ -22,6 +23,7 @@ struct ReplyHead {
     std::string model;
     std::string fingerprint;  // of the numerics
     bool with_usage = false;  // "usage" stands in every event
+    std::string text_chunk_begin = {};  // of these: text_chunk()'s JSON up to a choice's index
 };
 
 struct Usage {
@@ -41,30 +43,29 @@ struct Choice {
     uint32_t index = 0;
     std::string text;
     std::vector<ToolCall> tool_calls;
-    std::vector<wire::TokenEntry> logprobs;  // NaN: the first token of a prompt has none
+    LogprobsText logprobs;
     std::string finish_reason;
     wire::Stop stop;
-    uint64_t text_offset = 0;  // characters before the tokens of the next event
 };
 
 // A line of an event stream: "data: {...}\n\n".
-std::string event(const Json& data);
+std::string event(std::string_view json);
 inline constexpr char kStreamEnd[] = "data: [DONE]\n\n";
 inline constexpr char kStreamPing[] = ": ping\n";  // no empty line: old clients would parse it
 
 // kChat: the first event of a choice.
 Json role_chunk(const ReplyHead& head, uint32_t index);
 // What came: text and, when asked for, its log-probabilities; and why it ended, if it has.
-Json text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs,
-                TokenTexts& texts);
+std::string text_chunk(const ReplyHead& head, const Choice& choice, bool wants_logprobs);
+std::string text_chunk_begin(const ReplyHead& head);
 // A call that begins, or more of its arguments: `call.name` is empty then.
 Json tool_chunk(const ReplyHead& head, uint32_t index, uint32_t call_index, const ToolCall& call);
 Json end_chunk(const ReplyHead& head, const Choice& choice);
 Json usage_chunk(const ReplyHead& head, const Usage& usage);
 
-// The whole answer. `seed` is /execute's.
-Json whole_answer(const ReplyHead& head, const std::vector<Choice>& choices, const Usage& usage,
-                  bool wants_logprobs, uint64_t seed, TokenTexts& texts);
+// The JSON text of a whole answer. `seed` is /execute's.
+std::string whole_answer(const ReplyHead& head, const std::vector<Choice>& choices,
+                         const Usage& usage, bool wants_logprobs, uint64_t seed);
 // The last event of a stream of /execute.
 Json execute_end(const ReplyHead& head, const Choice& choice, const Usage& usage, uint64_t seed);
 

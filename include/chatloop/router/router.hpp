@@ -166,6 +166,7 @@ private:
         FrameNumber sent = 0;
         FrameNumber answered = 0;
         TimeUs answered_at = 0;
+        TimeUs result_at = kNever;          // of the latest RESULT; kNever: none yet
         std::deque<InFlight> in_flight;
         std::vector<SequenceId> sequences;  // in order of admission
         RouteCost cost;
@@ -205,6 +206,7 @@ private:
     Status check_prompt_bytes(const wire::Parameters& parameters) const;
     Status prepare(Sequence& sequence);
     Status check_sampling(const Sequence& sequence) const;
+    Status cut_to_history(Sequence& sequence) const;
     Status in_vocabulary(uint32_t id) const;
     Status accept(Sequence& sequence);
     Status compile_constraint(Sequence& sequence) const;

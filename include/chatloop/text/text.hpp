@@ -14,19 +14,11 @@
 #include <utility>
 #include <vector>
 
+#include "chatloop/core/chat_message.hpp"
 #include "chatloop/core/constraint.hpp"
 #include "chatloop/core/result.hpp"
 
 namespace chatloop {
-
-struct ChatMessage {
-    std::string role;  // 1 to 64 letters, digits, '_' or '-'; "developer" where the template has it
-    std::string content;
-    bool has_content = true;
-    std::string tool_calls = {};    // of an assistant: OpenAI's JSON array, or empty
-    std::string tool_call_id = {};  // of a tool's answer, or empty
-    std::string name = {};          // or empty
-};
 
 struct Chat {
     std::vector<ChatMessage> messages;

@@ -4,7 +4,8 @@
 //
 // How the front of an API uses it:
 //   1. encode_chat() with `tools` (text/text.hpp) unless tool_choice is "none".
-//   2. tool_choice "required" or a named function: tool_grammar() is the request's `grammar`.
+//   2. tool_choice "required" or a named function, or a form of the answer beside tool_choice
+//      "auto": tool_grammar() is the request's `grammar`.
 //   3. per choice one ToolCallParser(tool_format(template)), if there are tools; each piece of the
 //      answer's text goes through push(), the end through finish(). The events come in order.
 //   4. finish_reason is "tool_calls" where it would be "stop" and calls() > 0.
@@ -94,9 +95,11 @@ private:
 std::string tool_call_id(uint64_t seed, uint32_t choice, uint32_t index);
 
 // A Lark grammar (Constraint kGrammar) of at least one call, or of exactly one if not `parallel`.
-// `tools`: the JSON array of OpenAI's `tools`; `name`: the one that must be called, or empty.
+// `tools`: the JSON array of OpenAI's `tools`; `name`: the one that must be called, or empty;
+// `or_schema`: a JSON schema, or empty: the answer may be JSON of it instead. Of kHermes only: the
+// lexer does not tell a call of kLlama3 from other JSON.
 // Errors: kInvalidRequest (tools that are no functions, an unknown name, a format without tools).
 Result<std::string> tool_grammar(ToolFormat format, std::string_view tools, std::string_view name,
-                                 bool parallel);
+                                 bool parallel, std::string_view or_schema = {});
 
 }  // namespace chatloop

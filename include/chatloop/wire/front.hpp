@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "chatloop/core/chat_message.hpp"
 #include "chatloop/core/constraint.hpp"
 #include "chatloop/core/ids.hpp"
 #include "chatloop/wire/spans.hpp"
@@ -16,15 +17,7 @@ namespace chatloop::wire {
 
 // ---- client front: client to router ----
 
-struct Message {
-    std::string role;
-    std::string content;
-    bool has_content = true;
-    std::string tool_calls = {};    // JSON array in OpenAI's form, or empty
-    std::string tool_call_id = {};  // or empty
-    std::string name = {};          // or empty
-    bool operator==(const Message&) const = default;
-};
+using Message = ChatMessage;
 
 struct LogitBias {
     uint32_t token = 0;

@@ -4,126 +4,10 @@
 
 #include <algorithm>
 
-#include "chatloop/http/health.hpp"
+#include "api_harness.hpp"
 
 using namespace chatloop;
 using namespace chatloop::http;
-
-namespace {
-
-// A token is a printable character; the template knows tools in the Hermes form.
-class CharText final : public TextEngine {
-public:
-    Result<std::vector<uint32_t>> encode_plain(std::string_view text) const override {
-        std::vector<uint32_t> ids;
-        for (const char c : text) ids.push_back(static_cast<uint32_t>(c - 32));
-        return ids;
-    }
-    Result<std::vector<uint32_t>> encode_chat(const Chat&) const override {
-        return std::vector<uint32_t>{1};
-    }
-    Result<std::string> render_chat(const Chat&) const override { return std::string("chat"); }
-    std::string chat_template() const override { return "{{ tools }}<tool_call>"; }
-    Result<std::unique_ptr<Matcher>> match(const Constraint&) const override {
-        return Error{ErrorCode::kUnsupported, "not here"};
-    }
-    std::unique_ptr<TextStream> stream(bool) const override { return nullptr; }
-    Result<std::string> decode(std::span<const uint32_t> ids, bool) const override {
-        std::string text;
-        for (const uint32_t id : ids) text += static_cast<char>(32 + id);
-        return text;
-    }
-    int32_t vocab_size() const override { return 95; }
-};
-
-class FakeResponder final : public Responder {
-public:
-    struct Answer {
-        Response head;
-        std::string body;
-        bool ended = false;
-    };
-    std::map<ExchangeId, Answer> answers;
-
-    void respond(ExchangeId id, Response response) override {
-        CHECK_FALSE(answers.contains(id));
-        answers[id] = {response, response.body, true};
-    }
-    void start_stream(ExchangeId id, Response head) override { answers[id] = {head, "", false}; }
-    void write(ExchangeId id, std::string_view bytes) override { answers.at(id).body += bytes; }
-    void end(ExchangeId id) override { answers.at(id).ended = true; }
-    void abort(ExchangeId id) override { answers[id].ended = true; }
-
-    // The data of each event; "[DONE]" as a string.
-    std::vector<Json> events(ExchangeId id) const {
-        std::vector<Json> found;
-        const std::string& body = answers.at(id).body;
-        for (size_t at = 0; at < body.size();) {
-            const size_t end = body.find("\n\n", at);
-            REQUIRE(end != body.npos);
-            REQUIRE(body.compare(at, 6, "data: ") == 0);
-            const std::string data = body.substr(at + 6, end - at - 6);
-            found.push_back(data == "[DONE]" ? Json(data) : Json::parse(data));
-            at = end + 2;
-        }
-        return found;
-    }
-};
-
-struct Harness {
-    CharText text;
-    FakeResponder responder;
-    std::vector<std::pair<std::string, wire::ClientBody>> sent;
-    Api api{ApiConfig{"m", 64, "00112233445566aa", 7, [] { return int64_t{1000}; }},
-            responder, text,
-            [this](const std::string& client, const wire::ClientBody& body, TimeUs) {
-                sent.emplace_back(client, body);
-            }};
-    Site site;
-
-    Harness() { api.serve(site); }
-
-    // A response that comes at once also ends in the responder.
-    void post(ExchangeId id, const std::string& path, const std::string& body) {
-        Request request;
-        request.method = "POST";
-        request.path = path;
-        request.peer = "10.0.0.1";
-        request.body = body;
-        REQUIRE_FALSE(site.on_head(request));
-        if (auto response = site.on_request(id, request, 0)) responder.respond(id, *response);
-    }
-    const wire::Submit& submitted(size_t index) {
-        return std::get<wire::Submit>(sent.at(index).second);
-    }
-    std::vector<std::string> cancelled() const {
-        std::vector<std::string> ids;
-        for (const auto& [client, body] : sent)
-            if (const auto* cancel = std::get_if<wire::Cancel>(&body))
-                ids.push_back(cancel->request_id);
-        return ids;
-    }
-    void accept(const std::string& request, std::vector<uint32_t> ids = {1, 2}) {
-        wire::Accepted accepted;
-        accepted.request_id = request;
-        accepted.prompt_ids = std::move(ids);
-        accepted.seed = 9;
-        api.on_router(accepted, 0);
-    }
-    void piece(const std::string& request, uint32_t choice, const std::string& words) {
-        wire::Piece piece;
-        piece.request_id = request;
-        piece.choice = choice;
-        piece.token_ids = {3};
-        piece.text = words;
-        api.on_router(piece, 0);
-    }
-    void done(const std::string& request, const std::string& reason, uint32_t tokens) {
-        api.on_router(wire::Done{request, reason, {}, 2, 1, tokens, 0, 0, 0}, 0);
-    }
-};
-
-}  // namespace
 
 TEST_CASE("a whole answer is put together from pieces") {
     Harness h;
@@ -215,41 +99,6 @@ TEST_CASE("a client that goes cancels all that it asked for") {
     CHECK(h.api.running() == 0);
 }
 
-TEST_CASE("log-probabilities in both shapes") {
-    const auto entry = [](uint32_t token, float logprob) {
-        return wire::TokenEntry{token, logprob, {{token, logprob}, {33, -2.0f}}};
-    };
-    Harness h;
-    h.post(1, "/v1/completions",
-           R"({"prompt": [34, 35], "echo": true, "logprobs": 2, "max_tokens": 1})");
-    const wire::Submit submit = h.submitted(0);
-    CHECK(submit.parameters.prompt_logprobs == 2u);
-    wire::Accepted accepted{submit.request_id, {34, 35}, 1, "", "m", "BC"};
-    h.api.on_router(accepted, 0);
-    h.api.on_router(wire::PromptPiece{submit.request_id, 0, {std::nullopt, entry(35, -1.5f)}}, 0);
-    wire::Piece piece{submit.request_id, 0, {36}, "D", 2, {{entry(36, -0.5f)}}, 0};
-    h.api.on_router(piece, 0);
-    h.done(submit.request_id, "length", 1);
-    const Json choice = Json::parse(h.responder.answers.at(1).body)["choices"][0];
-    CHECK(choice["text"] == "BCD");
-    CHECK(choice["logprobs"]["tokens"] == Json({"B", "C", "D"}));
-    CHECK(choice["logprobs"]["token_logprobs"] == Json({nullptr, -1.5, -0.5}));
-    CHECK(choice["logprobs"]["text_offset"] == Json({0, 1, 2}));
-    CHECK(choice["logprobs"]["top_logprobs"][1] == Json({{"C", -1.5}, {"A", -2.0}}));
-
-    h.post(2, "/v1/chat/completions", R"({"messages": [{"role": "user", "content": "a"}],
-        "logprobs": true, "top_logprobs": 2})");
-    piece.request_id = h.submitted(1).request_id;
-    h.accept(piece.request_id);
-    h.api.on_router(piece, 0);
-    h.done(piece.request_id, "length", 1);
-    const Json token = Json::parse(h.responder.answers.at(2).body)["choices"][0]["logprobs"]
-                                  ["content"][0];
-    CHECK(token["token"] == "D");
-    CHECK(token["bytes"] == Json({68}));
-    CHECK(token["top_logprobs"][1]["token"] == "A");
-}
-
 TEST_CASE("tool calls leave the text, whole and streamed") {
     const std::string request = R"({"messages": [{"role": "user", "content": "a"}], "tools":
         [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}])";
@@ -294,6 +143,14 @@ TEST_CASE("tool calls leave the text, whole and streamed") {
     Harness required;
     required.post(1, "/v1/chat/completions", request + R"(, "tool_choice": "required"})");
     CHECK(required.submitted(0).parameters.constraint->kind == ConstraintKind::kGrammar);
+    // With tool_choice "auto" a form of the answer leaves room for a call, with "none" it does not.
+    const std::string format = R"(, "response_format": {"type": "json_object"})";
+    required.post(2, "/v1/chat/completions", request + format + "}");
+    const Constraint either = *required.submitted(1).parameters.constraint;
+    CHECK(either.kind == ConstraintKind::kGrammar);
+    CHECK(either.texts.at(0).starts_with("start: answer | calls\n"));
+    required.post(3, "/v1/chat/completions", request + format + R"(, "tool_choice": "none"})");
+    CHECK(required.submitted(2).parameters.constraint->kind == ConstraintKind::kJsonObject);
 }
 
 TEST_CASE("the router hears pings while something runs, a silent stream gets comments") {
@@ -308,43 +165,4 @@ TEST_CASE("the router hears pings while something runs, a silent stream gets com
     CHECK(pings == 1);
     CHECK(h.responder.answers.at(1).body == kStreamPing);
     CHECK(h.api.next_timer() <= 17 * kSecondUs);
-}
-
-TEST_CASE("ready: by frames that move, else by a canary") {
-    FakeResponder responder;
-    std::vector<wire::ClientBody> sent;
-    Health health(responder, [&](const std::string& client, const wire::ClientBody& body, TimeUs) {
-        CHECK(client == kHealthClient);
-        sent.push_back(body);
-    });
-    Site site;
-    health.serve(site);
-    Request request;
-    request.method = "GET";
-    request.path = "/readyz";
-    const auto ask = [&](ExchangeId id, TimeUs now, bool ready, uint64_t results) {
-        CHECK_FALSE(site.on_request(id, request, now));
-        wire::StatusReply status;
-        status.ready = ready;
-        status.counters = {{"results", results}};
-        health.on_router(status, now);
-    };
-    ask(1, 0, false, 0);
-    CHECK(responder.answers.at(1).head.status == 503);
-    ask(2, kSecondUs, true, 5);
-    CHECK(responder.answers.at(2).head.status == 200);  // frames have moved
-    ask(3, 20 * kSecondUs, true, 5);
-    CHECK_FALSE(responder.answers.contains(3));
-    const auto* canary = std::get_if<wire::Submit>(&sent.back());
-    REQUIRE(canary != nullptr);
-    CHECK(canary->parameters.max_tokens == 1);
-    const std::string id = canary->request_id;
-    ask(4, 20 * kSecondUs, true, 5);  // joins it
-    health.on_router(wire::Done{id, "length", {}, 1, 0, 1, 0, 0, 0}, 21 * kSecondUs);
-    CHECK(responder.answers.at(3).head.status == 200);
-    CHECK(responder.answers.at(4).head.status == 200);
-    ask(5, 30 * kSecondUs, true, 5);
-    health.on_tick(health.next_timer());
-    CHECK(responder.answers.at(5).head.status == 503);
-    CHECK(std::holds_alternative<wire::Cancel>(sent.back()));
 }

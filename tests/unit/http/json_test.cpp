@@ -81,3 +81,11 @@ TEST_CASE("fields: null is absent, the first mistake is kept with its path") {
     CHECK(mistake([](Fields& f) { f.text("i", 9); }));
     CHECK(mistake([](Fields& f) { f.text("s", 3); }));
 }
+
+TEST_CASE("the size of a text in JSON, and an object with one more member") {
+    for (const std::string& text : {std::string("plain"), std::string("\"\\/\n\r\t\b\f"),
+                                   std::string("\x01\x1f\x7f\0", 4), std::string("größe €")})
+        CHECK(text_bytes(text) + 2 == to_text(Json(text)).size());
+    CHECK(with_member("{}", "a", "[1]") == R"({"a":[1]})");
+    CHECK(with_member(R"({"b":2})", "a", "null") == R"({"b":2,"a":null})");
+}

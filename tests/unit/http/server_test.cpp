@@ -220,6 +220,36 @@ TEST_CASE("who does not read is closed when too much waits, or for too long") {
     CHECK(loopback.server().waiting_bytes() == 0);
 }
 
+TEST_CASE("a large answer waits for its client, is counted meanwhile, and not for ever") {
+    constexpr size_t kBytes = 20u << 20;
+    Loopback loopback;
+    const auto answer = [&](RawClient& client) {
+        client.send(get("/"));
+        loopback.server().respond(loopback.arrived.back(), text(std::string(kBytes, 'x')));
+        loopback.settle();
+    };
+    RawClient reader(loopback);
+    answer(reader);
+    CHECK(loopback.server().waiting_bytes() > kBytes / 8);  // what the kernel did not take
+    std::string all;
+    for (int stuck = 0; all.size() < kBytes && stuck < 100'000; ++stuck) all += reader.receive();
+    CHECK(all.find("Content-Length: " + std::to_string(kBytes)) != all.npos);
+    CHECK(std::count(all.begin(), all.end(), 'x') >= static_cast<ptrdiff_t>(kBytes));
+    loopback.until([&] { return loopback.server().idle(); });
+    CHECK(loopback.server().waiting_bytes() == 0);
+    reader.send(get("/"));  // on the same connection
+    CHECK(loopback.arrived.size() == 2);
+
+    RawClient stuck(loopback, 4096);
+    answer(stuck);
+    loopback.pass(kHttpStallUs / 2);
+    CHECK(loopback.server().waiting_bytes() > 0);
+    loopback.pass(kHttpStallUs);
+    CHECK(loopback.server().counters().slow_clients == 1);
+    CHECK(loopback.server().waiting_bytes() == 0);
+    CHECK(loopback.gone.empty());  // its owner has done with it
+}
+
 TEST_CASE("a server ends with requests waiting and streaming") {
     auto loopback = std::make_unique<Loopback>();
     RawClient waiting(*loopback);

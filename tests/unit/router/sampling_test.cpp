@@ -175,21 +175,28 @@ TEST_CASE("what no sampler could do is refused at once") {
     CHECK(h.frames() == 0);
 }
 
-TEST_CASE("penalties over more different tokens than a frame carries are refused") {
-    RouterHarness h({4, 16u << 20, 4, 4096});
+TEST_CASE("penalties look at as many tokens as a frame carries: the answer ends there") {
+    RouterHarness h({4, 16u << 20, 4, 2 * kHistoryIdsMax / kBlockRows});
     h.config.cluster.vocab = 1u << 20;
     h.config.context_length = 4 * kHistoryIdsMax;
     h.remake();
-    wire::Parameters p = RouterHarness::ask(100, kHistoryIdsMax);
-    p.presence_penalty = 1.0f;
+    h.bring_up();
+    wire::Parameters p = RouterHarness::ask(kHistoryIdsMax - 2, UINT32_MAX);
+    p.repetition_penalty = 1.5f;
+    h.say(wire::Submit{"cut", p});
+    h.answer_all();
+    const std::vector<wire::Done> done = h.heard<wire::Done>();
+    REQUIRE(done.size() == 1);
+    CHECK(done[0].finish_reason == "length");
+    CHECK(done[0].completion_tokens == 2);
+    p = RouterHarness::ask(kHistoryIdsMax, 1);
+    p.presence_penalty = 1.0f;  // looks at the answer alone
     h.say(wire::Submit{"answer alone", p});
     CHECK(h.errors().empty());
     p.repetition_penalty = 1.5f;
-    h.say(wire::Submit{"with prompt", p});
-    p.max_tokens = kHistoryIdsMax - 100;
-    h.say(wire::Submit{"just fits", p});
+    h.say(wire::Submit{"no room", p});
     REQUIRE(h.errors() == std::vector<std::string>{"invalid_request"});
-    CHECK(h.heard<wire::Failure>()[0].request_id == "with prompt");
+    CHECK(h.heard<wire::Failure>()[0].request_id == "no room");
 }
 
 TEST_CASE("a frame takes as many samples as its bound allows, the others go with the next") {

@@ -119,12 +119,12 @@ TEST_CASE("tools, calls and arguments that are not JSON of their kind are refuse
     CHECK(refused("[]", "[]", "[]"));
 }
 
-TEST_CASE("required calls: the grammar takes them and nothing else") {
+TEST_CASE("calls: the grammar takes them, JSON of the schema beside them, and nothing else") {
     const auto engine = tiny_engine();
     const std::string tools = reference()["chats"][0]["tools"].dump();
     const auto takes = [&](ToolFormat format, const std::string& name, bool parallel,
-                           const std::string& text) {
-        const std::string grammar = good(tool_grammar(format, tools, name, parallel));
+                           const std::string& text, const std::string& or_schema = {}) {
+        const std::string grammar = good(tool_grammar(format, tools, name, parallel, or_schema));
         const auto matcher = good(engine->match({ConstraintKind::kGrammar, {grammar}}));
         for (const uint32_t id : good(engine->encode_plain(text))) {
             const AllowedTokens next = good(matcher->allowed());
@@ -150,6 +150,16 @@ TEST_CASE("required calls: the grammar takes them and nothing else") {
     CHECK(takes(kLlama3, "", true, call + "; " + call));
     CHECK(takes(kLlama3, "clock", false, call));
     CHECK_FALSE(takes(kLlama3, "", true, clock));
+    const std::string form = R"({"type": "object", "properties": {"age": {"type": "integer"}},
+        "required": ["age"], "additionalProperties": false})";
+    for (const bool parallel : {false, true}) {
+        CHECK(takes(kHermes, "", parallel, "{\"age\": 3}", form));
+        CHECK(takes(kHermes, "", parallel, clock, form));
+        CHECK(takes(kHermes, "", parallel, clock + "\n" + clock, form) == parallel);
+        CHECK_FALSE(takes(kHermes, "", parallel, "{\"age\": \"3\"}", form));
+        CHECK_FALSE(takes(kHermes, "", parallel, "{\"age\": 3}" + clock, form));
+        CHECK_FALSE(tool_grammar(kLlama3, tools, "", parallel, form).ok());
+    }
 }
 
 }  // namespace chatloop::testing
