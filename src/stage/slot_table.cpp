@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/rules.hpp"
 
 namespace chatloop {
 
@@ -27,9 +28,11 @@ bool SlotTable::continues(Generation generation, const wire::Item& item) const {
         if (item.table_index != 0 || item.position % kBlockRows != 0) return false;
         // Blocks in front of the first row come from the prefix cache: each must be full here.
         for (uint32_t j = 0; j < item.position / kBlockRows; ++j)
-            if (block_rows_[item.blocks[j]] != kBlockRows) return false;
+            if (block_rows_[item.blocks[j]] != kBlockRows && holds(Rule::kPrefixRows))
+                return false;
         return true;
     }
+    if (!holds(Rule::kItemRule)) return true;
     if (held.generation == 0) return false;
     if (held.generation == generation)
         return item.position == held.rows && item.table_index == held.blocks;

@@ -143,6 +143,7 @@ private:
     // One item of a frame that is on its way.
     struct InFlightItem {
         Admission admission = 0;
+        Slot slot = 0;
         uint32_t position = 0;
         uint32_t rows = 0;
         std::vector<uint32_t> outputs;         // rows within the item
@@ -279,6 +280,7 @@ private:
     void note_token(Sequence& sequence, TimeUs now);
     void apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now);
     bool wants_target(const Sequence& sequence, uint32_t position) const;
+    void publish(Sequence& sequence, uint32_t rows_confirmed);
     bool answers(const Sequence& sequence, const InFlightItem& sent,
                  const wire::ResultItem& item) const;
     void commit(Sequence& sequence, const wire::Output& output, TimeUs now);
