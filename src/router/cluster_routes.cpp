@@ -109,7 +109,8 @@ void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now, Generati
         route.faults_in_row = remains.faults_in_row;
         CL_ASSERT(route.kv->slot_count() == slots && route.kv->block_count() == blocks);
     } else {
-        route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint);
+        route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint,
+                                              config_.block_hash);
     }
     route.link = next_link_++;
     Route& installed = routes_.emplace(route.generation, std::move(route)).first->second;

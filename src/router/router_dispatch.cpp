@@ -19,6 +19,7 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
     sent.number = lane.sent + 1;
     sent.bytes = bytes;
     sent.sent_at = now;
+    sent.has_suspects = plan[0].sequence->suspicion.has_value();
     FrameShape& shape = sent.shape;
     const std::vector<wire::Item> items = make_items(plan);
     std::vector<uint32_t> ids;

@@ -312,11 +312,11 @@ uint32_t Worker::routes_installed() const {
 
 // Whose frame it is.
 RouterSession* Worker::session_of_router(const wire::FrameHeader& header) {
-    for (RouterSession& session : sessions_) {
+    for (RouterSession& session : sessions_)
         if (session.router == header.router && header.router != 0) return &session;
-        if (!holds(Rule::kFrameRouter) && session.routes.contains(header.generation))
-            return &session;
-    }
+    if (holds(Rule::kFrameRouter)) return nullptr;
+    for (RouterSession& session : sessions_)
+        if (session.routes.contains(header.generation)) return &session;
     return nullptr;
 }
 

@@ -86,8 +86,9 @@ public:
         watch_ = std::move(watch);
     }
     // What a new process finds in its memory.
-    void scramble(uint64_t seed) {
-        for (uint64_t& row : cache_) row = seed = mix(seed, 1);
+    void scramble(uint64_t seed, uint32_t block_first, uint32_t blocks) {
+        for (size_t row = size_t{block_first} * 64; row < size_t{block_first + blocks} * 64; ++row)
+            cache_[row] = seed = mix(seed, 1);
     }
 
     const float* output_row(uint32_t row) const override {

@@ -43,6 +43,7 @@ struct ClusterConfig {
     uint32_t heartbeat_interval_ms = 200;
     uint32_t failure_threshold = 4;  // intervals of silence until a worker is taken for dead
     TimeUs install_timeout_us = 10 * kSecondUs;
+    BlockHash block_hash = hash_block;  // tests have one that collides
 };
 
 struct ClusterCounters {

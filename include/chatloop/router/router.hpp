@@ -154,6 +154,7 @@ private:
         uint64_t bytes = 0;      // debited per worker
         TimeUs sent_at = 0;
         double predicted_us = 0;  // until its RESULT, if it waits nowhere
+        bool has_suspects = false;  // alone on its route
         uint32_t decode_rows = 0;
         FrameShape shape;
         std::vector<InFlightItem> items;
@@ -251,6 +252,7 @@ private:
 
     // Frames.
     void fill_route(const Route& route, Lane& lane, TimeUs now);
+    bool suspects_in_flight(const Lane& lane) const;
     Ready ready_rows(const Lane& lane) const;
     std::vector<Sequence*> runnable(const Lane& lane) const;
     static void replays_first(std::vector<Sequence*>& prefill);
