@@ -101,6 +101,7 @@ private:
     size_t place(const SequenceRows& sequence, uint32_t position) const {
         size_t block = sequence.table[position / 64];
         if (mistake_ == Mistake::kBlockAlias) block -= block % 2;
+        CL_ASSERT((block + 1) * 64 <= cache_.size());
         return block * 64 + position % 64;
     }
 

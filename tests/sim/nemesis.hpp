@@ -21,12 +21,10 @@ public:
     Nemesis(Setting& setting, Victims victims);
 
     // Asks for so many faults between now and then. All of them end by themselves, but for a bad
-    // edge, around which there is a way.
-    void plan(uint32_t faults, TimeUs until);
+    // edge, around which there is a way. `only_stops`: routers are stopped for a while.
+    void plan(uint32_t faults, TimeUs until, bool only_stops);
     TimeUs over_at() const { return over_at_; }
     uint32_t workers_killed() const { return workers_killed_; }
-    // Nothing but routers that were stopped for a while.
-    bool only_router_stops() const { return only_router_stops_; }
     // Requests that come right after a stage was replaced.
     void set_burst(std::function<void()> burst) { burst_ = std::move(burst); }
 
@@ -80,7 +78,7 @@ private:
     Victims victims_;
     TimeUs over_at_ = 0;
     uint32_t workers_killed_ = 0;
-    bool only_router_stops_ = false;
+    bool only_stops_ = false;
     bool has_bad_edge_ = false;
     Harm harm_ = Harm::kNone;
     uint32_t pass_before_harm_ = 0;

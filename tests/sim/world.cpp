@@ -38,11 +38,12 @@ World::World(uint64_t seed, const WorldOptions& options)
     for (const auto& client : clients_) victims.clients.push_back(client.get());
     nemesis_ = std::make_unique<Nemesis>(setting_, std::move(victims));
     nemesis_->set_burst([this] { burst(); });
-    if (faults_ && !random_.one_in(10)) faults_planned_ = 1 + random_.below(8);
-    nemesis_->plan(faults_planned_, timeline_.now() + kFaultsWithinUs);
+    nemesis_->plan(faults_planned_, timeline_.now() + kFaultsWithinUs, only_stops_);
 }
 
 void World::configure() {
+    if (faults_ && !random_.one_in(10)) faults_planned_ = 1 + random_.below(8);
+    only_stops_ = random_.one_in(20);
     setting_.stages = 1 + random_.below(3);
     RouterConfig& router = setting_.router;
     ClusterConfig& cluster = router.cluster;
@@ -64,7 +65,8 @@ void World::configure() {
     router.max_sequences = random_.below(6);
     router.kv_headroom_tokens = random_.below(70);
     router.prefix_cache = !random_.one_in(5);
-    router.result_timeout_us = 3 * kSecondUs;
+    const bool is_hasty = faults_planned_ > 0 && !only_stops_ && random_.one_in(6);
+    router.result_timeout_us = is_hasty ? 400 * kMillisecondUs : 3 * kSecondUs;
     router.client_silence_us = kClientSilenceUs;
     router.drain_timeout_us = 20 * kSecondUs;
     setting_.share.frames = 2 + random_.below(6);
@@ -76,7 +78,7 @@ void World::configure() {
     if (random_.one_in(4)) setting_.routers.push_back("router-1");
     if (random_.one_in(4)) cluster.block_hash = colliding_hash;
     setting_.poison.stage = random_.below(setting_.stages);
-    poisons_ = faults_ && random_.one_in(12) ? 1 : 0;
+    poisons_ = faults_planned_ > 0 && !only_stops_ && random_.one_in(12) ? 1 : 0;
 }
 
 void World::add_processes() {
@@ -168,6 +170,7 @@ void World::run() {
     coverage_.note("a message was lost on the way", bus_.lost());
     coverage_.note("a message came after its connection broke", bus_.late_after_break());
     coverage_.note("an identity was taken over", bus_.handovers());
+    if (routers_.size() > 1) coverage_.note("two routers on the same workers");
 }
 
 void World::step_until(TimeUs when) {
@@ -198,12 +201,15 @@ void World::check_rest() {
         for (const auto& [incarnation, worker] : router.cluster().workers())
             if (worker.credit.frames_out() != 0)
                 verdict_.broken("credit of " + worker.hello.name + " did not return");
-        const bool is_calm = setting_.poison.deaths == 0 &&
-                             (faults_planned_ == 0 || nemesis_->only_router_stops());
-        if (is_calm && router.counters().results_bad + router.counters().routes_down > 0)
+        if ((faults_planned_ == 0 || only_stops_) && router.counters().results_bad + router.counters().routes_down > 0)
             verdict_.broken("a route went down without a fault");
+        if (faults_planned_ == 0 && cancelled() == 0 && router.counters().results_uncommitted > 0)
+            verdict_.broken("what was in flight was preempted");
     }
-    if (faults_planned_ > 0 || setting_.poison.deaths > 0) return;
+    for (const auto& worker : workers_)
+        if (worker->alive() && worker->twin() != nullptr && worker->twin()->alive())
+            verdict_.broken("two processes go by the name " + worker->place().member);
+    if (faults_planned_ > 0) return;
     for (const auto& process : workers_) {
         if (!process->alive()) continue;
         const wire::WorkerCounters& c = process->worker()->counters();

@@ -61,6 +61,7 @@ private:
     std::unique_ptr<Nemesis> nemesis_;
     uint32_t requests_made_ = 0;
     uint32_t faults_planned_ = 0;
+    bool only_stops_ = false;  // of routers
     uint32_t poisons_ = 0;  // requests that still are to be
 };
 
