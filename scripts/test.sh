@@ -66,7 +66,7 @@ run_sanitized() {
     return $status
 }
 
-run_fuzz() { scripts/fuzz.sh --seconds 60 | tee "$report"; }
+run_fuzz() { scripts/fuzz.sh | tee "$report"; }
 
 run_pytest() {  # FOLDER [PYTHON]
     local marks=()

@@ -99,7 +99,8 @@ void WatchedStage::taste(const wire::DataFrame& frame) {
         if (item.position != 0 || (item.flags & wire::kItemRefused) != 0) continue;
         const std::pair<Incarnation, Admission> name{frame.header.router, item.admission};
         uint32_t id = 0;
-        if (stage_index_ == 0) std::memcpy(&id, frame.payload.data() + first * sizeof id, sizeof id);
+        if (stage_index_ == 0)
+            std::memcpy(&id, frame.payload.data() + first * sizeof id, sizeof id);
         if (id == kPoisonId) poison_->admissions.insert(name);
         if (stage_index_ == poison_->stage && poison_->admissions.contains(name)) die_();
     }

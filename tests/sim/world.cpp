@@ -94,7 +94,8 @@ void World::add_processes() {
     };
     for (uint32_t stage = 0; stage < setting_.stages; ++stage) {
         const bool with_sampler = hosted && stage + 1 == setting_.stages;
-        add({"stage-" + std::to_string(stage), {}, true, with_sampler, stage}, 1 + random_.below(2));
+        const std::string name = "stage-" + std::to_string(stage);
+        add({name, {}, true, with_sampler, stage}, 1 + random_.below(2));
     }
     if (!hosted) add({"sampler-", {}, false, true, 0}, 1 + random_.below(2));
     for (const auto& router : routers_) router->start();
@@ -201,9 +202,11 @@ void World::check_rest() {
         for (const auto& [incarnation, worker] : router.cluster().workers())
             if (worker.credit.frames_out() != 0)
                 verdict_.broken("credit of " + worker.hello.name + " did not return");
-        if ((faults_planned_ == 0 || only_stops_) && router.counters().results_bad + router.counters().routes_down > 0)
+        const RouterCounters& counters = router.counters();
+        const bool is_calm = faults_planned_ == 0 || only_stops_;
+        if (is_calm && counters.results_bad + counters.routes_down > 0)
             verdict_.broken("a route went down without a fault");
-        if (faults_planned_ == 0 && cancelled() == 0 && router.counters().results_uncommitted > 0)
+        if (faults_planned_ == 0 && cancelled() == 0 && counters.results_uncommitted > 0)
             verdict_.broken("what was in flight was preempted");
     }
     for (const auto& worker : workers_)

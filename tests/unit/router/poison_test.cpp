@@ -161,6 +161,39 @@ TEST_CASE("a poisonous request among seven: halved until it is alone, then it fa
     CHECK(h.router->running() == 0);
 }
 
+TEST_CASE("a frame of suspects is the only one on its way: nobody else is taken for it") {
+    Deadly h;
+    h.config.frames_in_flight = 3;
+    h.config.prefill_rows = 5;
+    h.remake();
+    h.bring_up();
+    for (int i = 0; i < 3; ++i) h.submit("a" + std::to_string(i), 5, 30);
+    h.say_bad("bad");
+    size_t most = 0;
+    while (h.answered < h.frames() && h.deaths < 20) {
+        const size_t first = h.answered;
+        while (h.answered < h.frames() && !h.kills(h.answered)) ++h.answered;
+        const bool is_death = h.answered < h.frames();
+        if (h.deaths > 0) most = std::max(most, h.frames() - first);
+        if (!is_death) {
+            h.answered = first;
+            h.answer(h.result_of(h.answered++));
+            continue;
+        }
+        // Those before it were computed; their RESULTs are lost with the worker.
+        ++h.deaths;
+        h.router->on_worker_gone(peer_of(kWorker), h.now);
+        h.tick(300 * kMillisecondUs);
+        h.answered = h.frames();
+        h.bad_slot_is_.clear();
+        h.bring_up();
+    }
+    CHECK(h.errors() == Codes{"poison"});
+    CHECK(h.heard<wire::Done>().size() == 3);
+    CHECK(h.deaths < 20);
+    CHECK(most <= 3);
+}
+
 TEST_CASE("a poisonous request alone: two deaths") {
     Deadly h;
     h.say_bad("bad");
