@@ -143,6 +143,7 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     const bool again = sequence.committed() > 0 || sequence.recovers;
     sequence.trace.begin(again ? PhaseKind::kReplay : PhaseKind::kPrefill, now, route.generation);
     ++metrics_.requests_routed;
+    if (config_.prefix_cache && !holds(Rule::kPrefixResult)) publish(sequence, 0);
     by_admission_[sequence.placement->admission] = sequence.id;
     lane.sequences.push_back(sequence.id);
     return true;

@@ -70,6 +70,7 @@ public:
             uint64_t input = 0;
             const size_t bytes = first_ ? sizeof(uint32_t) : sizeof(uint64_t);
             std::memcpy(&input, payload_ + row_ * bytes, bytes);
+            CL_ASSERT(position / 64 < sequence.table.size());
             if (watch_) watch_(sequence.slot, sequence.table[position / 64]);
             const bool kept = mistake_ != Mistake::kKvRow || position % 16 != 15;
             if (kept) cache_[place(sequence, position)] = input;
