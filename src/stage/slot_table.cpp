@@ -50,6 +50,7 @@ bool SlotTable::accept(Generation generation, const wire::Item& item) {
     held.rows = item.position + item.rows;
     held.blocks = item.table_index + static_cast<uint32_t>(item.blocks.size());
     for (uint32_t j = item.position / kBlockRows; j < held.blocks; ++j) {
+        CL_ASSERT(table[j] < blocks_);
         const uint64_t first = uint64_t{j} * kBlockRows;
         const uint64_t rows = held.rows > first ? held.rows - first : 0;
         block_rows_[table[j]] = static_cast<uint8_t>(std::min<uint64_t>(rows, kBlockRows));
