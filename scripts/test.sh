@@ -57,16 +57,16 @@ run_meson() {  # SUITE
     return $status
 }
 
-run_sanitized() {
+run_sanitized() {  # all but the builds that plant a mistake or lack a rule
     local status=0
     export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
-    meson test -C "$build_asan" --no-rebuild --suite unit --suite sim --suite fuzz --print-errorlogs \
-        --timeout-multiplier 10 --logbase sanitized || status=$?
+    meson test -C "$build_asan" --no-rebuild --suite unit --suite sim --suite fuzz --no-suite mutants \
+        --print-errorlogs --timeout-multiplier 10 --logbase sanitized || status=$?
     mv "$build_asan/meson-logs/sanitized.json" "$report"
     return $status
 }
 
-run_fuzz() { scripts/fuzz.sh --seconds 60 | tee "$report"; }
+run_fuzz() { scripts/fuzz.sh | tee "$report"; }
 
 run_pytest() {  # FOLDER [PYTHON]
     local marks=()

@@ -92,7 +92,9 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
 
 void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
                        TimeUs now) {
-    if (std::find(replaced_.begin(), replaced_.end(), sender) != replaced_.end()) {
+    const bool was_replaced =
+        std::find(replaced_.begin(), replaced_.end(), sender) != replaced_.end();
+    if (was_replaced && holds(Rule::kReplacedWorker)) {
         ++counters_.workers_refused;
         const std::string why = hello.name + " was replaced by another process of that name";
         return send_to(peer, wire::Reject{"replaced", why, false});
@@ -110,11 +112,13 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
             return send_to(peer, wire::Reject{"full", "too many workers", true});
         }
         // The same name with another incarnation is the same place after a restart.
+        Incarnation replaces = 0;
         for (const auto& [incarnation, other] : workers_) {
             if (other.hello.name != hello.name) continue;
             replaced_.push_back(incarnation);
             if (replaced_.size() > kWorkersMax) replaced_.pop_front();
-            lose(incarnation, Loss::kDeath, "was replaced by a new process", now);
+            replaces = incarnation;
+            lose(incarnation, Loss::kReplaced, "was replaced by a new process", now);
             break;
         }
         WorkerPeer worker;
@@ -124,13 +128,14 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
         worker.credit = CreditAccount(hello.share);
         worker.heartbeat_at = now;
         const auto& added = workers_.emplace(sender, std::move(worker)).first->second;
+        if (!holds(Rule::kReplaced)) take_remains_for(replaces, sender);
         ++counters_.workers_joined;
         events_.on_worker_event(added, "joined");
     }
     WorkerPeer& worker = workers_.at(sender);
     worker.peer = peer;
     note_alive(worker, now);
-    if (worker.spoke) on_forgotten(worker, now);
+    if (worker.spoke && holds(Rule::kForgotten)) on_forgotten(worker, now);
     send(worker, wire::Welcome{sender, config_.name, config_.heartbeat_interval_ms,
                                config_.failure_threshold, config_.result_endpoint});
     form_at_ = now;
@@ -187,7 +192,7 @@ void Cluster::on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat
         const bool is_hop = report.hop < route.hops.size() &&
                             route.hops[report.hop] == worker.incarnation;
         if (!is_hop || !route.up) continue;
-        if (!report.link_up) {
+        if (!report.link_up && holds(Rule::kLinkDown)) {
             if (report.hop + 1u < route.hops.size()) note_fault(route.hops[report.hop + 1], now);
             return fault(route.generation, worker.hello.name + " lost the link to its next hop",
                          now);
@@ -208,6 +213,7 @@ void Cluster::on_gap(const WorkerPeer& worker, const wire::Gap& gap, TimeUs now)
         ++counters_.ctrl_unexpected;
         return;
     }
+    if (!holds(Rule::kGapReport)) return;
     note_fault(worker.incarnation, now);
     fault(gap.generation,
           worker.hello.name + " did not accept frame " + std::to_string(gap.got) + " (expected " +
@@ -239,8 +245,10 @@ void Cluster::lose(Incarnation incarnation, Loss loss, const std::string& why, T
     const std::string what = gone.hello.name + " " + why;
     events_.on_worker_event(gone, why);
     fault(gone.generation, what, now);
-    if (loss == Loss::kDeath) events_.on_worker_died(incarnation, now);
-    drop_remains_of(incarnation, what, now);
+    const bool is_dead = loss == Loss::kDeath || loss == Loss::kReplaced;
+    if (is_dead) events_.on_worker_died(incarnation, now);
+    if (loss != Loss::kReplaced || holds(Rule::kReplaced))
+        drop_remains_of(incarnation, what, now);
     form_at_ = now;
 }
 

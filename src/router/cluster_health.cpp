@@ -145,6 +145,7 @@ TimeUs Cluster::back_within_us() const {
 
 TimeUs Cluster::avoided_until(const WorkerPeer& worker) const {
     const auto record = records_.find(worker.hello.name);
+    if (!holds(Rule::kProbation)) return 0;
     return record == records_.end() ? 0 : record->second.avoid_until;
 }
 
@@ -184,7 +185,7 @@ bool Cluster::is_missing(const Route& route, HopReport& at, FrameNumber left, Fr
         at.missing = arrived + 1;
         at.missing_beats = 1;
         at.missing_since = now;
-        return false;
+        return !holds(Rule::kTwoBeats);
     }
     const uint32_t beats = 2u << std::min(route.faults_in_row, kDoublingsMax);
     const TimeUs interval_us = config_.heartbeat_interval_ms * kMillisecondUs;

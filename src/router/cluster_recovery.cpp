@@ -2,6 +2,7 @@
 // when its incarnation is, not when it is suspected (docs/reliability.md).
 #include <algorithm>
 
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/cluster.hpp"
 
 namespace chatloop {
@@ -21,7 +22,8 @@ void Cluster::leave_remains(const Route& route, const std::string& why, TimeUs n
     remains.faults_in_row = route.faults_in_row + 1;
     events_.on_route_down(route, why, now);
     for (const Incarnation stage : std::vector<Incarnation>(remains.stages))
-        if (!workers_.contains(stage)) return drop_remains_of(stage, why, now);
+        if (!workers_.contains(stage) && holds(Rule::kReplaced))
+            return drop_remains_of(stage, why, now);
     drop_unrestorable(now);
 }
 
@@ -57,6 +59,13 @@ void Cluster::drop_remains_of(Incarnation stage, const std::string& why, TimeUs 
         remains_.erase(generation);
         events_.on_kv_lost(generation, why, now);
     }
+}
+
+// As if a new process had what the one before it held: only where the simulator shows that it has
+// not (Rule::kReplaced).
+void Cluster::take_remains_for(Incarnation before, Incarnation after) {
+    for (auto& [generation, remains] : remains_)
+        std::replace(remains.stages.begin(), remains.stages.end(), before, after);
 }
 
 // What cannot go on now does not wait while another route could take it.

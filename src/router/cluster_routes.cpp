@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/cluster.hpp"
 
 namespace chatloop {
@@ -108,7 +109,8 @@ void Cluster::install(const std::vector<Incarnation>& hops, TimeUs now, Generati
         route.faults_in_row = remains.faults_in_row;
         CL_ASSERT(route.kv->slot_count() == slots && route.kv->block_count() == blocks);
     } else {
-        route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint);
+        route.kv = std::make_shared<KvBlocks>(slots, blocks, config_.fingerprint,
+                                              config_.block_hash);
     }
     route.link = next_link_++;
     Route& installed = routes_.emplace(route.generation, std::move(route)).first->second;
@@ -148,7 +150,7 @@ void Cluster::send_route(WorkerPeer& worker, const Route& route) {
 }
 
 void Cluster::on_ready(WorkerPeer& worker, Generation generation, TimeUs now) {
-    Route* route = find_route(generation);
+    Route* route = find_route(holds(Rule::kReadyGeneration) ? generation : worker.generation);
     if (route == nullptr) return;
     route->not_ready.erase(worker.incarnation);
     on_fenced(worker, generation - 1, now);  // READY implies FENCED
@@ -160,14 +162,16 @@ void Cluster::on_link(LinkId link, bool up, TimeUs now) {
         if (route.link != link) continue;
         route.link_up = up;
         if (up) return maybe_up(route, now);
-        if (!route.up) return;
+        if (!route.up || !holds(Rule::kLinkDown)) return;
         note_fault(route.hops[0], now);
         return fault(generation, "the link to stage 0 went down", now);
     }
 }
 
 void Cluster::maybe_up(Route& route, TimeUs now) {
-    if (route.up || !route.link_up || !route.not_ready.empty()) return;
+    const bool link_up = route.link_up || !holds(Rule::kOwnLink);
+    const bool ready = route.not_ready.empty() || !holds(Rule::kReadyWait);
+    if (route.up || !link_up || !ready) return;
     route.up = true;
     remains_.erase(route.succeeds);
     events_.on_route_up(route);

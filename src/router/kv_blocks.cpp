@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/rules.hpp"
 
 namespace chatloop {
 
@@ -101,7 +102,8 @@ std::optional<BlockId> KvBlocks::look_up(const Chain& chain, const uint32_t* ids
     if (found == entries_.end()) return std::nullopt;
     const Entry& entry = *blocks_[found->second].entry;
     const bool equal = entry.parent == chain.last &&
-                       std::equal(entry.ids.begin(), entry.ids.end(), ids);
+                       (std::equal(entry.ids.begin(), entry.ids.end(), ids) ||
+                        !holds(Rule::kPrefixIds));
     return equal ? std::optional(found->second) : std::nullopt;
 }
 
@@ -112,7 +114,8 @@ void KvBlocks::extend(Chain& chain, BlockId block) const {
 
 std::vector<BlockId> KvBlocks::find_prefix(std::span<const uint32_t> ids) {
     std::vector<BlockId> blocks;
-    const size_t length_max = ids.empty() ? 0 : (ids.size() - 1) / kBlockRows;
+    const size_t last = holds(Rule::kPrefixLast) ? 1 : 0;
+    const size_t length_max = ids.empty() ? 0 : (ids.size() - last) / kBlockRows;
     Chain chain{0, kNoBlock, 0, fingerprint_};
     while (chain.length < length_max) {
         const uint32_t* rows = ids.data() + size_t{chain.length} * kBlockRows;

@@ -3,7 +3,6 @@
 // the beginning, as after preemption: prompt and committed tokens are computed again, as prefill.
 // No token is committed twice, since only the row behind the last one is ever asked for a token.
 #include <algorithm>
-#include <ranges>
 
 #include "chatloop/core/rules.hpp"
 #include "chatloop/router/router.hpp"
@@ -93,9 +92,9 @@ void Router::on_kv_lost(Generation generation, const std::string& why, TimeUs no
     parked_.erase(found);
     if (!interrupted.empty())
         log_('i', std::to_string(interrupted.size()) + " sequences begin again: " + why, "");
-    for (const SequenceId id : interrupted | std::views::reverse) {
+    for (size_t i = interrupted.size(); i-- > 0;) {
         ++counters_.replays;
-        requeue(*sequences_.at(id), now);
+        requeue(*sequences_.at(interrupted[i]), now);
     }
 }
 
@@ -145,7 +144,7 @@ TimeUs Router::overdue_at(const Route& route, const Lane& lane) const {
 }
 
 void Router::check_overdue(TimeUs now) {
-    if (!holds(Rule::kMissing)) return;
+    if (!holds(Rule::kOverdue)) return;
     std::vector<Generation> overdue;
     for (const auto& [generation, lane] : lanes_) {
         if (lane.in_flight.empty()) continue;
@@ -214,7 +213,7 @@ void Router::suspect(const std::vector<ItemRows>& items) {
     std::vector<ItemRows> alive;
     for (const ItemRows& item : items)
         if (sequences_.contains(item.sequence)) alive.push_back(item);
-    if (alive.empty()) return;
+    if (alive.empty() || !holds(Rule::kPoison)) return;
     if (items.size() == 1) return suspect_alone(*sequences_.at(alive[0].sequence), alive[0]);
     const bool is_group = std::all_of(alive.begin(), alive.end(), [&](const ItemRows& item) {
         return item.group != 0 && item.group == alive[0].group;

@@ -6,6 +6,7 @@
 #include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 #include "chatloop/core/printable.hpp"
+#include "chatloop/core/rules.hpp"
 
 namespace chatloop {
 
@@ -89,7 +90,7 @@ bool Router::ready() const {
 void Router::on_tick(TimeUs now) {
     // After a pause of our own, what the others said meanwhile is still in the sockets: they are
     // judged only when it was read.
-    if (ticked_at_ != 0 && now - ticked_at_ > kOwnGapUs) {
+    if (ticked_at_ != 0 && now - ticked_at_ > kOwnGapUs && holds(Rule::kOwnPause)) {
         cluster_.rearm(now);
         for (auto& [generation, lane] : lanes_) lane.answered_at = now;
         for (auto& [name, client] : clients_) client.heard_at = now;

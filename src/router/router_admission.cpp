@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -91,8 +92,8 @@ double Router::queued_us(const Route& route, const Lane& lane, const Sequence& s
 
 // The blocks of the prefix cache that the sequence may begin with.
 std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& sequence) const {
-    if (!config_.prefix_cache || sequence.wants_prompt_logprobs() || sequence.was_refused)
-        return {};
+    const bool asks_rows = sequence.wants_prompt_logprobs() && holds(Rule::kPrefixLogprobs);
+    if (!config_.prefix_cache || asks_rows || sequence.was_refused) return {};
     return route.kv->find_prefix(sequence.ids);
 }
 
@@ -142,6 +143,7 @@ bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     const bool again = sequence.committed() > 0 || sequence.recovers;
     sequence.trace.begin(again ? PhaseKind::kReplay : PhaseKind::kPrefill, now, route.generation);
     ++metrics_.requests_routed;
+    if (config_.prefix_cache && !holds(Rule::kPrefixResult)) publish(sequence, 0);
     by_admission_[sequence.placement->admission] = sequence.id;
     lane.sequences.push_back(sequence.id);
     return true;
@@ -217,7 +219,8 @@ void Router::grow_blocks(Lane& lane, TimeUs now) {
 void Router::give_way(Sequence& sequence, TimeUs now) {
     sequence.gives_way = true;
     const Lane& lane = lanes_.at(sequence.generation);
-    if (sequence.last_frame <= lane.answered) preempt(sequence, now);
+    if (sequence.last_frame <= lane.answered || !holds(Rule::kPreemptIdle))
+        preempt(sequence, now);
 }
 
 void Router::preempt(Sequence& sequence, TimeUs now) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -18,6 +19,7 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
     sent.number = lane.sent + 1;
     sent.bytes = bytes;
     sent.sent_at = now;
+    sent.has_suspects = plan[0].sequence->suspicion.has_value();
     FrameShape& shape = sent.shape;
     const std::vector<wire::Item> items = make_items(plan);
     std::vector<uint32_t> ids;
@@ -30,8 +32,8 @@ bool Router::dispatch(const Route& route, Lane& lane, std::span<const Planned> p
         shape.outputs += static_cast<uint32_t>(item.outputs.size());
         const auto first = sequence.ids.begin() + sequence.rows_sent;
         ids.insert(ids.end(), first, first + planned.rows);
-        sent.items.push_back({sequence.placement->admission, sequence.rows_sent, planned.rows,
-                              item.outputs, sequence.placement});
+        sent.items.push_back({item.admission, item.slot, item.position, item.rows, item.outputs,
+                              holds(Rule::kInFlightBlocks) ? sequence.placement : nullptr});
         if (sequence.rows_left() > 1) counters_.tokens_prefilled += planned.rows;
         sequence.rows_sent += planned.rows;
         sequence.last_frame = sent.number;

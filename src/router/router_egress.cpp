@@ -2,6 +2,7 @@
 // applied before anything else is scheduled, and the client gets its piece.
 #include <algorithm>
 
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -16,14 +17,17 @@ void Router::on_result(Message bytes, TimeUs now) {
     Route* route = cluster_.find_route(header->generation);
     const auto lane = lanes_.find(header->generation);
     const Incarnation self = config_.cluster.incarnation;
-    if (header->router != self || header->destination != self || route == nullptr ||
-        lane == lanes_.end() || header->number <= lane->second.answered) {
+    const bool is_ours = (header->router == self && header->destination == self) ||
+                         !holds(Rule::kResultRouter);
+    if (!is_ours || route == nullptr || lane == lanes_.end() ||
+        header->number <= lane->second.answered) {
         ++counters_.results_stale;
         return;
     }
     auto decoded = wire::decode_result(*header, bytes.bytes());
-    const bool in_order = header->number == lane->second.answered + 1 &&
-                          !lane->second.in_flight.empty();
+    const bool in_order =
+        (header->number == lane->second.answered + 1 || !holds(Rule::kResultOrder)) &&
+        !lane->second.in_flight.empty();
     if (!in_order || std::holds_alternative<wire::FrameError>(decoded)) {
         ++counters_.results_bad;
         return cluster_.fault(header->generation, "a RESULT was lost or damaged", now);
@@ -33,7 +37,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     lane->second.in_flight.pop_front();
     lane->second.answered = header->number;
     lane->second.answered_at = lane->second.result_at = now;
-    CL_ASSERT(sent.number == header->number);
+    CL_ASSERT(sent.number == header->number || !holds(Rule::kResultOrder));
     cluster_.credit(*route, sent.bytes);
     ++counters_.results;
     note_times(lane->second, sent, result.timings, now);
@@ -42,7 +46,7 @@ void Router::on_result(Message bytes, TimeUs now) {
     const bool matches = std::equal(
         sent.items.begin(), sent.items.end(), result.items.begin(), result.items.end(),
         [](const InFlightItem& asked, const wire::ResultItem& item) {
-            return asked.admission == item.admission && asked.placement->slot == item.slot;
+            return asked.admission == item.admission && asked.slot == item.slot;
         });
     if (!matches) {
         ++counters_.results_bad;
@@ -93,7 +97,9 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
     Sequence& sequence = *sequences_.at(admitted->second);
     switch (item.error) {
         case wire::ItemError::kNone: break;
-        case wire::ItemError::kRefused: return on_refused(sequence, now);
+        case wire::ItemError::kRefused:
+            if (!holds(Rule::kRefused)) break;
+            return on_refused(sequence, now);
         case wire::ItemError::kNonFinite:
             return fail(sequence,
                         {ErrorCode::kNonFinite, "the model produced a logit that is not finite"});
@@ -108,7 +114,7 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
     if (sequence.suspicion && sequence.confirmed >= sequence.suspicion->row_end)
         sequence.suspicion.reset();
     if (config_.prefix_cache)
-        sent.placement->kv->publish(*sent.placement, sequence.ids, sent.position + sent.rows);
+        publish(sequence, sent.position + sent.rows);
     wire::PromptPiece prompt{sequence.request_id, sequence.prompt_entries_sent, {}};
     const wire::Output* sampled = nullptr;
     for (const wire::Output& output : item.outputs) {
@@ -133,6 +139,15 @@ void Router::apply(const InFlightItem& sent, const wire::ResultItem& item, TimeU
         done.finish_reason = "length";
         finish(sequence, std::move(done), now);
     }
+}
+
+// Full blocks of its confirmed rows can be found from now on.
+void Router::publish(Sequence& sequence, uint32_t rows_confirmed) {
+    Placement& placement = *sequence.placement;
+    const size_t rows = holds(Rule::kPrefixResult)
+                            ? rows_confirmed
+                            : std::min(sequence.ids.size(), placement.blocks.size() * kBlockRows);
+    placement.kv->publish(placement, sequence.ids, static_cast<uint32_t>(rows));
 }
 
 // Whether the row at `position` carries the log-probability of the prompt token behind it; once, if

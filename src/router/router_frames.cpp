@@ -27,15 +27,23 @@ FrameShape decode_shape(uint32_t rows, uint64_t context) { return {rows, context
 
 void Router::fill_route(const Route& route, Lane& lane, TimeUs now) {
     if (lane.hold_until <= now) lane.hold_until = kHasWaited;  // or its timer stays due
-    while (!lane.hands_over) {
+    while (!lane.hands_over && !suspects_in_flight(lane)) {
         grow_blocks(lane, now);
         Ready ready = ready_rows(lane);
         if (lane.in_flight.size() >= frames_max(route, lane, ready)) return;
         if (waits_for_company(route, lane, ready, now)) return;
         const std::vector<Planned> plan = compose(route, lane, std::move(ready));
+        const bool has_suspects = !plan.empty() && plan[0].sequence->suspicion;
+        if (has_suspects && !lane.in_flight.empty()) return;
         if (plan.empty() || !dispatch(route, lane, plan, now)) return;
         lane.hold_until = kNever;
     }
+}
+
+// With another frame beside it nobody could tell which of the two a worker died of: the RESULT of
+// the one before may be lost with the worker.
+bool Router::suspects_in_flight(const Lane& lane) const {
+    return !lane.in_flight.empty() && lane.in_flight.back().has_suspects;
 }
 
 Router::Ready Router::ready_rows(const Lane& lane) const {

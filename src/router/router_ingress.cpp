@@ -5,6 +5,7 @@
 
 #include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 #include "chatloop/core/splitmix64.hpp"
 #include "chatloop/router/router.hpp"
 
@@ -41,7 +42,7 @@ Status Router::admissible(const std::string& client, const wire::Parameters& par
         return Error{ErrorCode::kUnknownModel, "model \"" + parameters.model +
                                                    "\" is not served; this is \"" +
                                                    config_.model_name + "\""};
-    if (resume && resume->progress.fingerprint != fingerprint_)
+    if (resume && resume->progress.fingerprint != fingerprint_ && holds(Rule::kFingerprint))
         return Error{ErrorCode::kFingerprint,
                      "the answer was begun under fingerprint " + resume->progress.fingerprint +
                          ", this router computes " + fingerprint_};

@@ -1,6 +1,7 @@
 // Where requests begin and end: each choice is a sequence of its own, the answer is one.
 #include <algorithm>
 
+#include "chatloop/core/rules.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -53,7 +54,7 @@ Result<std::optional<wire::Done>> Router::replay_text(Sequence& sequence,
         sequence.append(id);
         StopText::Step step = push_text(sequence, std::move(*text));
         sequence.text_offset += step.text.size();
-        if (!step.match) continue;
+        if (!step.match || !holds(Rule::kStopFirst)) continue;
         done.emplace().finish_reason = "stop";
         done->stop = *step.match;
     }

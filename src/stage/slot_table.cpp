@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "chatloop/core/assert.hpp"
+#include "chatloop/core/rules.hpp"
 
 namespace chatloop {
 
@@ -27,9 +28,11 @@ bool SlotTable::continues(Generation generation, const wire::Item& item) const {
         if (item.table_index != 0 || item.position % kBlockRows != 0) return false;
         // Blocks in front of the first row come from the prefix cache: each must be full here.
         for (uint32_t j = 0; j < item.position / kBlockRows; ++j)
-            if (block_rows_[item.blocks[j]] != kBlockRows) return false;
+            if (block_rows_[item.blocks[j]] != kBlockRows && holds(Rule::kPrefixRows))
+                return false;
         return true;
     }
+    if (!holds(Rule::kItemRule)) return true;
     if (held.generation == 0) return false;
     if (held.generation == generation)
         return item.position == held.rows && item.table_index == held.blocks;
@@ -47,6 +50,7 @@ bool SlotTable::accept(Generation generation, const wire::Item& item) {
     held.rows = item.position + item.rows;
     held.blocks = item.table_index + static_cast<uint32_t>(item.blocks.size());
     for (uint32_t j = item.position / kBlockRows; j < held.blocks; ++j) {
+        CL_ASSERT(table[j] < blocks_);
         const uint64_t first = uint64_t{j} * kBlockRows;
         const uint64_t rows = held.rows > first ? held.rows - first : 0;
         block_rows_[table[j]] = static_cast<uint8_t>(std::min<uint64_t>(rows, kBlockRows));

@@ -4,6 +4,7 @@
 
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/rules.hpp"
 
 namespace chatloop {
 
@@ -63,8 +64,9 @@ void StageWorker::begin(size_t share, FrameInHand& in_hand) {
         compute_row_.push_back(kept_rows);
         kept_rows += item.rows;
         const auto blocks = table.table(item.slot);
+        const size_t first = holds(Rule::kShares) ? share * config_.share.blocks : 0;
         for (const BlockId block : blocks)
-            pool_blocks_.push_back(static_cast<BlockId>(share * config_.share.blocks) + block);
+            pool_blocks_.push_back(static_cast<BlockId>(first) + block);
         sequences_.push_back({item.slot, item.position, item.rows, {}});
     }
     // The spans are set once pool_blocks_ has stopped growing.

@@ -39,7 +39,9 @@ void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs 
                                       [&](const RouterSession& s) { return s.peer == router; });
     CL_ASSERT(session != sessions_.end());
     const Result<wire::Control> message = wire::decode_control(bytes);
-    if (!message || session->replaced(message->sender)) {
+    const bool is_old = message && holds(Rule::kReplacedRouter) &&
+                        session->replaced(message->sender);
+    if (!message || is_old) {
         ++counters_.control_bad;
         return;
     }
@@ -94,7 +96,7 @@ bool Worker::can_be(const std::vector<wire::RouteHop>& hops) const {
 // The route's generation is above everything it fences, so nothing of it can be queued yet.
 void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs now) {
     fence(session, route.fences_through, now);
-    if (route.generation <= session.fenced_through) return;
+    if (route.generation <= session.fenced_through && holds(Rule::kLateRoute)) return;
     if (state_ == wire::WorkerState::kDraining) return;
     if (const auto known = session.routes.find(route.generation); known != session.routes.end()) {
         known->second.ready_sent = false;  // the router has not heard our READY: say it again
@@ -123,7 +125,8 @@ void Worker::on_route(RouterSession& session, const wire::Route& route, TimeUs n
 }
 
 void Worker::report_ready(RouterSession& session, Generation generation, InstalledRoute& route) {
-    if (route.ready_sent || !route.links_up() || state_ != wire::WorkerState::kReady) return;
+    const bool links_up = route.links_up() || !holds(Rule::kReadyLink);
+    if (route.ready_sent || !links_up || state_ != wire::WorkerState::kReady) return;
     route.ready_sent = true;
     send(session, wire::Ready{generation});
 }
@@ -140,13 +143,14 @@ void Worker::fence(RouterSession& session, Generation through, TimeUs now) {
     if (!session.routes.empty() && session.routes.begin()->first <= through)
         send_heartbeat(session, now);
     session.fenced_through = through;
-    if (!holds(Rule::kFence)) return;
     const auto fenced = [&](const FramePtr& f) {
         return f->frame.header.generation <= through;
     };
-    counters_.frames_fenced += std::erase_if(session.queue, fenced);
+    if (holds(Rule::kFenceQueue))
+        counters_.frames_fenced += std::erase_if(session.queue, fenced);
     for (RoleState* role : {&stage_, &sampler_}) {
         if (!role->current || role->share != session.share || !fenced(role->current)) continue;
+        if (!holds(Rule::kFenceUnit)) continue;
         CL_ASSERT(running_ == nullptr);  // control is handled between units
         role->executor->abandon();
         role->current.reset();
@@ -306,9 +310,13 @@ uint32_t Worker::routes_installed() const {
     return static_cast<uint32_t>(routes);
 }
 
-RouterSession* Worker::session_of_router(Incarnation router) {
+// Whose frame it is.
+RouterSession* Worker::session_of_router(const wire::FrameHeader& header) {
     for (RouterSession& session : sessions_)
-        if (session.router == router && router != 0) return &session;
+        if (session.router == header.router && header.router != 0) return &session;
+    if (holds(Rule::kFrameRouter)) return nullptr;
+    for (RouterSession& session : sessions_)
+        if (session.routes.contains(header.generation)) return &session;
     return nullptr;
 }
 

@@ -42,13 +42,14 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
         ++counters_.headers_bad;
         return;
     }
-    RouterSession* session = session_of_router(header->router);
-    if (session == nullptr || header->destination != config_.incarnation ||
-        header->type != wire::kFrameData) {
+    RouterSession* session = session_of_router(*header);
+    const bool is_ours = header->destination == config_.incarnation ||
+                         !holds(Rule::kFrameDestination);
+    if (session == nullptr || !is_ours || header->type != wire::kFrameData) {
         ++counters_.frames_misdirected;
         return;
     }
-    if (header->generation <= session->fenced_through && holds(Rule::kFence)) {
+    if (header->generation <= session->fenced_through && holds(Rule::kFenceAccept)) {
         ++counters_.frames_fenced;
         return;
     }
@@ -60,11 +61,11 @@ void Worker::accept(Message bytes, uint64_t arrival, TimeUs now) {
         [&](const InstalledHop& h) { return h.hop.hop == header->hop; });
     if (hop == route->second.hops.end())
         return refuse(*session, *header, 0, wire::GapReason::kMalformed);
-    if (header->number <= hop->accepted) {
+    if (header->number <= hop->accepted && holds(Rule::kFrameOnce)) {
         ++counters_.frames_duplicate;
         return;
     }
-    if (header->number != hop->accepted + 1 && holds(Rule::kFrameOrder))
+    if (header->number > hop->accepted + 1 && holds(Rule::kFrameOrder))
         return refuse(*session, *header, hop->accepted + 1, wire::GapReason::kNumber);
     FramePtr in_hand = spare_frame();
     if (const auto error = wire::decode_frame(*header, bytes.bytes(), in_hand->frame)) {
@@ -112,10 +113,12 @@ void Worker::start_next(RoleState& role, uint8_t role_bit, TimeUs now) {
     if (role.current || role.executor == nullptr) return;
     for (size_t i = 0; i < sessions_.size(); ++i) {
         RouterSession& session = sessions_[(role.next_session + i) % sessions_.size()];
-        const auto frame = std::find_if(
-            session.queue.begin(), session.queue.end(),
-            [&](const FramePtr& f) { return f->hop.role == role_bit; });
+        const auto is_of_role = [&](const FramePtr& f) { return f->hop.role == role_bit; };
+        auto frame = std::find_if(session.queue.begin(), session.queue.end(), is_of_role);
         if (frame == session.queue.end()) continue;
+        if (!holds(Rule::kArrivalOrder))
+            frame = std::find_if(session.queue.rbegin(), session.queue.rend(), is_of_role)
+                        .base() - 1;
         role.current = std::move(*frame);
         session.queue.erase(frame);
         role.share = session.share;
@@ -163,7 +166,14 @@ void note_frame(RoleMetrics& metrics, const FrameInHand& done) {
 void Worker::forward(RoleState& role, TimeUs now) {
     FrameInHand& done = *role.current;
     RouterSession& session = sessions_[role.share];
-    InstalledRoute& route = session.routes.at(done.frame.header.generation);
+    const auto found = session.routes.find(done.frame.header.generation);
+    if (found == session.routes.end()) {
+        CL_ASSERT(!holds(Rule::kFenceUnit) || !holds(Rule::kFenceQueue));
+        role.executor->abandon();
+        role.current.reset();
+        return;
+    }
+    InstalledRoute& route = found->second;
     const auto hop =
         std::find_if(route.hops.begin(), route.hops.end(),
                      [&](const InstalledHop& h) { return h.hop.hop == done.hop.hop; });
@@ -179,6 +189,9 @@ void Worker::forward(RoleState& role, TimeUs now) {
         timings.push_back({clamp_us(done.started_at - done.accepted_at), clamp_us(done.busy_us)});
 
     note_frame(role.metrics, done);
+    const bool has_outputs =
+        std::any_of(done.frame.items.begin(), done.frame.items.end(),
+                    [](const wire::Item& item) { return !item.outputs.empty(); });
 
     Message next = messages_.make(
         [&](wire::Bytes& bytes) { role.executor->finish(header, timings, bytes); });
@@ -186,6 +199,7 @@ void Worker::forward(RoleState& role, TimeUs now) {
     keep_spare(std::move(role.current));
     ++counters_.frames_executed;
     hop->forwarded = header.number;
+    if (header.type == wire::kFrameResult && !has_outputs && !holds(Rule::kResultAlways)) return;
     if (hop->link == 0) {
         accept(std::move(next), arrival, now);
     } else {

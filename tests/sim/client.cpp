@@ -88,7 +88,7 @@ void ClientProcess::take_up(SimRequest& request, TimeUs now) {
         choice.done.reset();
     }
     progress.seed = *request.submit.parameters.seed;
-    progress.fingerprint = kSimFingerprint;
+    progress.fingerprint = request.fingerprint;
     setting_.coverage.note("a client resumed");
     setting_.say(name(), "resumes " + request.submit.request_id + ", attempt " +
                              std::to_string(request.attempt));

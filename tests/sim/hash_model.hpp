@@ -70,6 +70,7 @@ public:
             uint64_t input = 0;
             const size_t bytes = first_ ? sizeof(uint32_t) : sizeof(uint64_t);
             std::memcpy(&input, payload_ + row_ * bytes, bytes);
+            CL_ASSERT(position / 64 < sequence.table.size());
             if (watch_) watch_(sequence.slot, sequence.table[position / 64]);
             const bool kept = mistake_ != Mistake::kKvRow || position % 16 != 15;
             if (kept) cache_[place(sequence, position)] = input;
@@ -86,8 +87,9 @@ public:
         watch_ = std::move(watch);
     }
     // What a new process finds in its memory.
-    void scramble(uint64_t seed) {
-        for (uint64_t& row : cache_) row = seed = mix(seed, 1);
+    void scramble(uint64_t seed, uint32_t block_first, uint32_t blocks) {
+        for (size_t row = size_t{block_first} * 64; row < size_t{block_first + blocks} * 64; ++row)
+            cache_[row] = seed = mix(seed, 1);
     }
 
     const float* output_row(uint32_t row) const override {
@@ -100,6 +102,7 @@ private:
     size_t place(const SequenceRows& sequence, uint32_t position) const {
         size_t block = sequence.table[position / 64];
         if (mistake_ == Mistake::kBlockAlias) block -= block % 2;
+        CL_ASSERT((block + 1) * 64 <= cache_.size());
         return block * 64 + position % 64;
     }
 

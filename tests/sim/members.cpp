@@ -124,7 +124,7 @@ WorkerProcess::WorkerProcess(Setting& setting, const WorkerPlace& place)
 wire::Hello WorkerProcess::hello() const {
     const ClusterConfig& cluster = setting_.router.cluster;
     wire::Hello hello;
-    hello.name = place_.name;
+    hello.name = place_.member;
     hello.endpoint = "data:" + place_.name;
     hello.layers = cluster.layers;
     hello.width = cluster.width;
@@ -155,7 +155,7 @@ void WorkerProcess::power_on() {
     if (place_.is_stage) {
         compute_ = std::make_unique<HashStage>(place_.stage, place_.stage == 0,
                                                shares * setting_.share.blocks, setting_.mistake);
-        compute_->scramble(random_.next());
+        compute_->scramble(random_.next(), 0, shares * setting_.share.blocks);
         StageConfig stage;
         stage.share = setting_.share;
         stage.shares = shares;
@@ -163,6 +163,7 @@ void WorkerProcess::power_on() {
         stage.blocks_per_slot = setting_.blocks_per_slot;
         stage_ = std::make_unique<WatchedStage>(stage, *compute_, config.incarnation,
                                                 setting_.ledger, setting_.verdict);
+        stage_->set_poison(setting_.poison, place_.stage, [this] { die(); });
     }
     if (place_.is_sampler) {
         head_ = std::make_unique<HashHead>(setting_.mistake);
@@ -170,7 +171,7 @@ void WorkerProcess::power_on() {
             *kernel::find_kernels("reference", kernel::cpu_features()));
         sampler_->set_compute(*head_);
     }
-    const std::string identity = "worker:" + place_.name + ":" + hex16(config.incarnation);
+    const std::string identity = "worker:" + place_.member + ":" + hex16(config.incarnation);
     setting_.say(name(), "starts as " + hex16(config.incarnation));
     worker_ = std::make_unique<Worker>(std::move(config), *this, stage_.get(), sampler_.get());
     for (const std::string& router : setting_.routers) connect_control(router, identity);
@@ -216,9 +217,24 @@ void WorkerProcess::after_turn() {
             setting_.verdict.broken(name() + " holds more frames than its share");
     if (!worker_->rejection()) return;
     setting_.say(name(), "ends: " + *worker_->rejection());
-    setting_.coverage.note("a worker was refused and started anew");
-    timeline_.in(kRestartUs, [this, boot = boot()] {
-        if (!alive() && boot == this->boot()) start();
+    setting_.coverage.note("a worker was refused");
+    timeline_.in(kRestartUs + random_.below(kSecondUs), [this, boot = boot()] {
+        const bool is_replaced = twin_ != nullptr && twin_->alive();
+        if (!alive() && boot == this->boot() && !is_replaced) start();
+    });
+}
+
+// In the middle of a unit.
+void WorkerProcess::die() {
+    timeline_.in(1, [this, boot = boot()] {
+        if (!alive() || boot != this->boot()) return;
+        setting_.say(name(), "dies of what it computes");
+        setting_.coverage.note("fault: a request is poisonous");
+        ++setting_.poison.deaths;
+        crash();
+        timeline_.in(kRestartUs, [this, boot] {
+            if (!alive() && boot == this->boot()) start();
+        });
     });
 }
 

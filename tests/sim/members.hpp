@@ -33,6 +33,7 @@ struct Setting {
     wire::Share share;                  // of each router on a worker
     uint32_t blocks_per_slot = 0;
     uint32_t stages = 0;
+    Poison poison;
 
     void say(const std::string& who, const std::string& text) const;
 };
@@ -75,10 +76,14 @@ private:
 };
 
 struct WorkerPlace {
-    std::string name;
+    std::string name;    // of the process, and of its endpoint
+    std::string member;  // what it calls itself: a twin has another's
     bool is_stage = false;
     bool is_sampler = false;
     uint32_t stage = 0;
+
+    // The same for all that can take each other's place.
+    int role() const { return is_stage ? static_cast<int>(stage) : -1; }
 };
 
 class WorkerProcess final : public Process {
@@ -88,6 +93,10 @@ public:
     const WorkerPlace& place() const { return place_; }
     const Worker* worker() const { return worker_.get(); }
     void drain() { worker_->drain(timeline_.now()); wake(timeline_.now()); }
+    void lose_tables() { stage_->lose_tables(); }
+    // Another process under the same name: one of the two lives.
+    void set_twin(WorkerProcess& twin) { twin_ = &twin; }
+    WorkerProcess* twin() const { return twin_; }
 
 protected:
     void power_on() override;
@@ -103,6 +112,7 @@ protected:
 
 private:
     wire::Hello hello() const;
+    void die();
 
     Setting& setting_;
     WorkerPlace place_;
@@ -113,6 +123,7 @@ private:
     std::unique_ptr<Worker> worker_;
     bool ready_ = false;
     TimeUs ready_at_ = 0;
+    WorkerProcess* twin_ = nullptr;
 };
 
 }  // namespace chatloop::sim

@@ -20,8 +20,9 @@ public:
 
     Nemesis(Setting& setting, Victims victims);
 
-    // Asks for so many faults between now and then. All of them end by themselves.
-    void plan(uint32_t faults, TimeUs until);
+    // Asks for so many faults between now and then. All of them end by themselves, but for a bad
+    // edge, around which there is a way. `only_stops`: routers are stopped for a while.
+    void plan(uint32_t faults, TimeUs until, bool only_stops);
     TimeUs over_at() const { return over_at_; }
     uint32_t workers_killed() const { return workers_killed_; }
     // Requests that come right after a stage was replaced.
@@ -48,6 +49,7 @@ private:
     void isolate();
     void cut_one_way();
     void cut_edge();
+    void cut_edge_for_good();
     void cut_control();
     void block_for(Process& from, Process& to, uint8_t wires, TimeUs how_long);
     void slow_network();
@@ -56,6 +58,9 @@ private:
     void harm_frame();
     void trouble_client();
     void drain_worker();
+    void revive_when_ended(WorkerProcess& worker, uint32_t boot);
+    void lose_tables();
+    void start_twin();
     void revive(Process& process, TimeUs at);
     void note(const std::string& what);
     void lasts_until(TimeUs when) { over_at_ = std::max(over_at_, when); }
@@ -73,6 +78,8 @@ private:
     Victims victims_;
     TimeUs over_at_ = 0;
     uint32_t workers_killed_ = 0;
+    bool only_stops_ = false;
+    bool has_bad_edge_ = false;
     Harm harm_ = Harm::kNone;
     uint32_t pass_before_harm_ = 0;
     std::function<void()> burst_;

@@ -1,9 +1,11 @@
 #include "options.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 namespace chatloop::sim {
@@ -19,14 +21,65 @@ constexpr std::array<std::pair<const char*, Mistake>, 6> kMistakes{{
     {"matcher", Mistake::kMatcher},
 }};
 
-constexpr std::array<std::pair<const char*, Rule>, 6> kRules{{
-    {"fence", Rule::kFence},
-    {"fence-credit", Rule::kFenceCredit},
+constexpr std::pair<const char*, Rule> kRules[] = {
+    {"own-link", Rule::kOwnLink},
+    {"ready-link", Rule::kReadyLink},
+    {"ready-wait", Rule::kReadyWait},
+    {"ready-generation", Rule::kReadyGeneration},
+    {"late-route", Rule::kLateRoute},
+    {"fence-queue", Rule::kFenceQueue},
+    {"fence-unit", Rule::kFenceUnit},
+    {"fence-accept", Rule::kFenceAccept},
     {"fence-repeat", Rule::kFenceRepeat},
+    {"fence-credit", Rule::kFenceCredit},
+    {"credit-once", Rule::kCreditOnce},
     {"frame-order", Rule::kFrameOrder},
+    {"frame-once", Rule::kFrameOnce},
+    {"frame-router", Rule::kFrameRouter},
+    {"frame-destination", Rule::kFrameDestination},
+    {"arrival-order", Rule::kArrivalOrder},
+    {"result-always", Rule::kResultAlways},
+    {"result-order", Rule::kResultOrder},
+    {"result-router", Rule::kResultRouter},
+    {"refused", Rule::kRefused},
+    {"in-flight-blocks", Rule::kInFlightBlocks},
+    {"item-rule", Rule::kItemRule},
+    {"prefix-rows", Rule::kPrefixRows},
+    {"preempt-idle", Rule::kPreemptIdle},
     {"missing", Rule::kMissing},
+    {"overdue", Rule::kOverdue},
+    {"two-beats", Rule::kTwoBeats},
+    {"gap-report", Rule::kGapReport},
+    {"link-down", Rule::kLinkDown},
     {"roll-back", Rule::kRollBack},
-}};
+    {"replaced", Rule::kReplaced},
+    {"forgotten", Rule::kForgotten},
+    {"own-pause", Rule::kOwnPause},
+    {"poison", Rule::kPoison},
+    {"probation", Rule::kProbation},
+    {"replaced-worker", Rule::kReplacedWorker},
+    {"replaced-router", Rule::kReplacedRouter},
+    {"prefix-ids", Rule::kPrefixIds},
+    {"prefix-result", Rule::kPrefixResult},
+    {"prefix-last", Rule::kPrefixLast},
+    {"prefix-logprobs", Rule::kPrefixLogprobs},
+    {"fingerprint", Rule::kFingerprint},
+    {"stop-first", Rule::kStopFirst},
+    {"shares", Rule::kShares},
+};
+
+// One rule, or several with commas: all names are known.
+bool take_rules(std::string_view names, std::vector<Rule>& rules) {
+    while (!names.empty()) {
+        const std::string_view name = names.substr(0, names.find(','));
+        names.remove_prefix(std::min(names.size(), name.size() + 1));
+        const auto rule = std::find_if(std::begin(kRules), std::end(kRules),
+                                       [&](const auto& entry) { return entry.first == name; });
+        if (rule == std::end(kRules)) return false;
+        rules.push_back(rule->second);
+    }
+    return true;
+}
 
 // False: no such option.
 bool take_flag(const char* word, Options& options) {
@@ -58,11 +111,8 @@ bool take_value(const char* word, const char* value, Options& options) {
             if (std::strcmp(name, value) == 0) options.world.mistake = mistake;
         return options.world.mistake != Mistake::kNone;
     }
-    if (std::strcmp(word, "--without") == 0) {
-        for (const auto& [name, rule] : kRules)
-            if (std::strcmp(name, value) == 0) options.without = rule;
-    }
-    return options.without.has_value();
+    if (std::strcmp(word, "--without") != 0) return false;
+    return take_rules(value, options.without);
 }
 
 }  // namespace
@@ -79,7 +129,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
 
 void print_usage(const char* program) {
     std::printf("usage: %s [--seeds N] [--from S] [--seed S] [--no-faults] [--coverage] [--trace] "
-                "[--until-failure] [--break NAME] [--without RULE]\nNAME:", program);
+                "[--until-failure] [--break NAME] [--without RULE,...]\nNAME:", program);
     for (const auto& [name, mistake] : kMistakes) std::printf(" %s", name);
     std::printf("\nRULE (chatloop_sim_rules only):");
     for (const auto& [name, rule] : kRules) std::printf(" %s", name);

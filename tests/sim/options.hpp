@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "chatloop/core/rules.hpp"
 #include "world.hpp"
@@ -16,7 +17,7 @@ struct Options {
     bool until_failure = false;
     bool show_coverage = false;
     std::string planted;           // "--break NAME" or "--without RULE", or empty
-    std::optional<Rule> without;   // only where CHATLOOP_RULE_SWITCHES is set
+    std::vector<Rule> without;     // only where CHATLOOP_RULE_SWITCHES is set
     WorldOptions world;
 };
 

@@ -66,6 +66,7 @@ SimRequest make_request(Random& random, uint32_t index, TimeUs at) {
     if (random.one_in(4)) p.n = 2 + random.below(3);
     if (random.one_in(3)) p.min_tokens = random.below(p.max_tokens + 1);
     request.at = at;
+    request.fingerprint = kSimFingerprint;
     if (random.one_in(6)) request.cancel_at = request.at + random.below(300'000);
     return request;
 }
@@ -80,13 +81,21 @@ void begin_elsewhere(SimRequest& request, Random& random) {
         progress.choices.push_back(choice.tokens);
     }
     progress.seed = *request.submit.parameters.seed;
-    progress.fingerprint = kSimFingerprint;
+    if (random.one_in(8)) request.fingerprint = "00000000000000ff";
+    progress.fingerprint = request.fingerprint;
     request.resume = std::move(progress);
 }
 
 std::string check(const SimRequest& r) {
     const std::string& id = r.submit.request_id;
     if (r.abandoned) return {};
+    const bool is_foreign = r.fingerprint != kSimFingerprint;
+    if (r.poison || is_foreign) {
+        const char* code = r.poison ? "poison" : "fingerprint_mismatch";
+        if (r.failure && r.failure->code == code) return {};
+        const bool is_cancelled = r.done && r.done->finish_reason == "cancelled" && r.cancel_sent;
+        return is_cancelled ? std::string() : id + " did not end as " + code;
+    }
     if (r.failure) return id + " failed: " + r.failure->code + ": " + r.failure->message;
     if (!r.done) return id + " has no end";
     const bool cancelled = r.done->finish_reason == "cancelled";

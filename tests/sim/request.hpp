@@ -26,6 +26,8 @@ struct SimChoice {
 struct SimRequest {
     wire::Submit submit;
     std::optional<wire::Progress> resume;  // it was begun elsewhere: its first message is RESUME
+    bool poison = false;      // it kills the worker that computes it
+    std::string fingerprint;  // under which it was begun
     TimeUs at = 0;
     TimeUs cancel_at = kNever;
 

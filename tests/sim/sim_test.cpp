@@ -74,13 +74,15 @@ void report(const Options& options, Totals& totals) {
 }
 
 #ifdef CHATLOOP_RULE_SWITCHES
-std::optional<chatloop::Rule> turned_off;
+uint64_t turned_off = 0;  // a bit per rule
 #endif
 
 }  // namespace
 
 #ifdef CHATLOOP_RULE_SWITCHES
-bool chatloop::holds(Rule rule) { return rule != turned_off; }
+bool chatloop::holds(Rule rule) {
+    return (turned_off >> static_cast<unsigned>(rule) & 1) == 0;
+}
 #endif
 
 int main(int argc, char** argv) {
@@ -90,9 +92,10 @@ int main(int argc, char** argv) {
         return kUsageError;
     }
 #ifdef CHATLOOP_RULE_SWITCHES
-    turned_off = options->without;
+    for (const chatloop::Rule rule : options->without)
+        turned_off |= uint64_t{1} << static_cast<unsigned>(rule);
 #else
-    if (options->without) {
+    if (!options->without.empty()) {
         print_usage(argv[0]);
         return kUsageError;
     }

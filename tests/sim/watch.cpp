@@ -1,5 +1,8 @@
 #include "watch.hpp"
 
+#include <cstring>
+#include <utility>
+
 namespace chatloop::sim {
 
 void Ledger::sent(Incarnation router, const Route& route, const wire::DataFrame& frame) {
@@ -55,18 +58,52 @@ void FrontWatch::on_piece(std::map<uint32_t, Answer>& answers, const wire::Piece
 
 WatchedStage::WatchedStage(const StageConfig& config, HashStage& compute, Incarnation worker,
                            const Ledger& ledger, Verdict& verdict)
-    : config_(config), stage_(config), worker_(worker), ledger_(ledger), verdict_(verdict) {
+    : config_(config),
+      stage_(config),
+      compute_(compute),
+      worker_(worker),
+      ledger_(ledger),
+      verdict_(verdict),
+      lost_(config.shares, false) {
     compute.set_watch([this](uint32_t slot, uint32_t block) { on_write(slot, block); });
     stage_.set_compute(compute);
 }
 
 void WatchedStage::begin(size_t share, FrameInHand& in_hand) {
+    if (lost_[share]) {
+        lost_[share] = false;
+        stage_.forget(share);
+        compute_.scramble(worker_, static_cast<uint32_t>(share) * config_.share.blocks,
+                          config_.share.blocks);
+    }
     stage_.begin(share, in_hand);
     share_ = share;
     router_ = in_hand.frame.header.router;
     admissions_.clear();
     for (const wire::Item& item : in_hand.frame.items)
         if ((item.flags & wire::kItemRefused) == 0) admissions_[item.slot] = item.admission;
+    if (poison_ != nullptr) taste(in_hand.frame);
+}
+
+void WatchedStage::set_poison(Poison& poison, uint32_t stage, std::function<void()> die) {
+    poison_ = &poison;
+    stage_index_ = stage;
+    die_ = std::move(die);
+}
+
+// The first stage sees the ids.
+void WatchedStage::taste(const wire::DataFrame& frame) {
+    size_t row = 0;
+    for (const wire::Item& item : frame.items) {
+        const size_t first = std::exchange(row, row + item.rows);
+        if (item.position != 0 || (item.flags & wire::kItemRefused) != 0) continue;
+        const std::pair<Incarnation, Admission> name{frame.header.router, item.admission};
+        uint32_t id = 0;
+        if (stage_index_ == 0)
+            std::memcpy(&id, frame.payload.data() + first * sizeof id, sizeof id);
+        if (id == kPoisonId) poison_->admissions.insert(name);
+        if (stage_index_ == poison_->stage && poison_->admissions.contains(name)) die_();
+    }
 }
 
 void WatchedStage::on_write(Slot slot, BlockId pool_block) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -64,6 +65,16 @@ private:
     std::map<Name, std::map<uint32_t, Answer>> running_;
 };
 
+// A request that kills one stage whenever its first row is computed there. What marks it is the
+// first id of its prompt, which no other prompt begins with.
+inline constexpr uint32_t kPoisonId = kVocab - 1;
+
+struct Poison {
+    uint32_t stage = 0;
+    uint32_t deaths = 0;
+    std::set<std::pair<Incarnation, Admission>> admissions;  // of each router
+};
+
 // A stage worker whose writes are compared with the ledger.
 class WatchedStage final : public FrameExecutor {
 public:
@@ -80,18 +91,27 @@ public:
     void forget(size_t share) override { stage_.forget(share); }
 
     uint64_t items_refused() const { return stage_.items_refused(); }
+    // Before its next frame it forgets what it holds, and its memory is another.
+    void lose_tables() { lost_.assign(config_.shares, true); }
+    void set_poison(Poison& poison, uint32_t stage, std::function<void()> die);
 
 private:
     void on_write(Slot slot, BlockId pool_block);
+    void taste(const wire::DataFrame& frame);
 
     StageConfig config_;
     StageWorker stage_;
+    HashStage& compute_;
     Incarnation worker_;
     const Ledger& ledger_;
     Verdict& verdict_;
     size_t share_ = 0;
     Incarnation router_ = 0;
     std::map<Slot, Admission> admissions_;  // of the frame in hand
+    std::vector<bool> lost_;                // by share
+    Poison* poison_ = nullptr;
+    uint32_t stage_index_ = 0;
+    std::function<void()> die_;
 };
 
 }  // namespace chatloop::sim

@@ -16,6 +16,11 @@ constexpr TimeUs kClientSilenceUs = 5 * kSecondUs;
 constexpr TimeUs kSettleUs = kClientSilenceUs + 2 * kSecondUs;  // of dead clients too
 constexpr TimeUs kDrainUs = 40 * kSecondUs;
 
+// Every other hash is another's too.
+uint64_t colliding_hash(const uint32_t* ids, uint64_t before) {
+    return hash_block(ids, before) % 4;
+}
+
 }  // namespace
 
 World::World(uint64_t seed, const WorldOptions& options)
@@ -23,7 +28,7 @@ World::World(uint64_t seed, const WorldOptions& options)
       random_(seed),
       bus_(timeline_, random_),
       setting_{timeline_, random_, bus_, verdict_, coverage_, ledger_, options.trace,
-               options.mistake, {}, {}, {}, 0, 0} {
+               options.mistake, {}, {}, {}, 0, 0, {}} {
     configure();
     add_processes();
     add_requests();
@@ -33,11 +38,12 @@ World::World(uint64_t seed, const WorldOptions& options)
     for (const auto& client : clients_) victims.clients.push_back(client.get());
     nemesis_ = std::make_unique<Nemesis>(setting_, std::move(victims));
     nemesis_->set_burst([this] { burst(); });
-    if (faults_ && !random_.one_in(10)) faults_planned_ = 1 + random_.below(8);
-    nemesis_->plan(faults_planned_, timeline_.now() + kFaultsWithinUs);
+    nemesis_->plan(faults_planned_, timeline_.now() + kFaultsWithinUs, only_stops_);
 }
 
 void World::configure() {
+    if (faults_ && !random_.one_in(10)) faults_planned_ = 1 + random_.below(8);
+    only_stops_ = random_.one_in(20);
     setting_.stages = 1 + random_.below(3);
     RouterConfig& router = setting_.router;
     ClusterConfig& cluster = router.cluster;
@@ -59,7 +65,8 @@ void World::configure() {
     router.max_sequences = random_.below(6);
     router.kv_headroom_tokens = random_.below(70);
     router.prefix_cache = !random_.one_in(5);
-    router.result_timeout_us = 3 * kSecondUs;
+    const bool is_hasty = faults_planned_ > 0 && !only_stops_ && random_.one_in(6);
+    router.result_timeout_us = is_hasty ? 400 * kMillisecondUs : 3 * kSecondUs;
     router.client_silence_us = kClientSilenceUs;
     router.drain_timeout_us = 20 * kSecondUs;
     setting_.share.frames = 2 + random_.below(6);
@@ -69,6 +76,9 @@ void World::configure() {
     setting_.blocks_per_slot = 8;
     setting_.routers = {"router-0"};
     if (random_.one_in(4)) setting_.routers.push_back("router-1");
+    if (random_.one_in(4)) cluster.block_hash = colliding_hash;
+    setting_.poison.stage = random_.below(setting_.stages);
+    poisons_ = faults_planned_ > 0 && !only_stops_ && random_.one_in(12) ? 1 : 0;
 }
 
 void World::add_processes() {
@@ -78,17 +88,29 @@ void World::add_processes() {
     const auto add = [&](WorkerPlace place, uint32_t replicas) {
         const std::string name = place.name;
         for (uint32_t i = 0; i < replicas; ++i) {
-            place.name = name + static_cast<char>('a' + i);
+            place.name = place.member = name + static_cast<char>('a' + i);
             workers_.push_back(std::make_unique<WorkerProcess>(setting_, place));
         }
     };
     for (uint32_t stage = 0; stage < setting_.stages; ++stage) {
         const bool with_sampler = hosted && stage + 1 == setting_.stages;
-        add({"stage-" + std::to_string(stage), true, with_sampler, stage}, 1 + random_.below(2));
+        const std::string name = "stage-" + std::to_string(stage);
+        add({name, {}, true, with_sampler, stage}, 1 + random_.below(2));
     }
-    if (!hosted) add({"sampler-", false, true, 0}, 1 + random_.below(2));
+    if (!hosted) add({"sampler-", {}, false, true, 0}, 1 + random_.below(2));
     for (const auto& router : routers_) router->start();
     for (const auto& worker : workers_) worker->start();
+    if (faults_ && random_.one_in(4)) add_twin();
+}
+
+// A process more under the name of another, that is not started yet.
+void World::add_twin() {
+    WorkerProcess& worker = *workers_[random_.below(static_cast<uint32_t>(workers_.size()))];
+    WorkerPlace place = worker.place();
+    place.name += "-twin";
+    workers_.push_back(std::make_unique<WorkerProcess>(setting_, place));
+    worker.set_twin(*workers_.back());
+    workers_.back()->set_twin(worker);
 }
 
 void World::add_requests() {
@@ -106,8 +128,13 @@ void World::add_requests() {
 
 void World::add_request(ClientProcess& client, TimeUs at) {
     SimRequest request = make_request(random_, requests_made_++, at);
+    if (poisons_ > 0) {
+        --poisons_;
+        request.poison = true;
+        std::get<std::vector<uint32_t>>(request.submit.parameters.prompt)[0] = kPoisonId;
+    }
     expect(request, setting_.stages);
-    if (request.submit.parameters.max_tokens > 0 && random_.one_in(5))
+    if (request.submit.parameters.max_tokens > 0 && !request.poison && random_.one_in(5))
         begin_elsewhere(request, random_);
     client.add(std::move(request));
 }
@@ -144,6 +171,7 @@ void World::run() {
     coverage_.note("a message was lost on the way", bus_.lost());
     coverage_.note("a message came after its connection broke", bus_.late_after_break());
     coverage_.note("an identity was taken over", bus_.handovers());
+    if (routers_.size() > 1) coverage_.note("two routers on the same workers");
 }
 
 void World::step_until(TimeUs when) {
@@ -152,7 +180,7 @@ void World::step_until(TimeUs when) {
 }
 
 void World::check_requests() {
-    const bool may_poison = nemesis_->workers_killed() >= 2;
+    const bool may_poison = nemesis_->workers_killed() + setting_.poison.deaths >= 2;
     for (const auto& client : clients_) {
         for (const SimRequest& request : client->requests()) {
             if (may_poison && request.failure && request.failure->code == "poison") continue;
@@ -174,11 +202,19 @@ void World::check_rest() {
         for (const auto& [incarnation, worker] : router.cluster().workers())
             if (worker.credit.frames_out() != 0)
                 verdict_.broken("credit of " + worker.hello.name + " did not return");
-        if (faults_planned_ == 0 && router.counters().results_bad + router.counters().routes_down)
+        const RouterCounters& counters = router.counters();
+        const bool is_calm = faults_planned_ == 0 || only_stops_;
+        if (is_calm && counters.results_bad + counters.routes_down > 0)
             verdict_.broken("a route went down without a fault");
+        if (faults_planned_ == 0 && cancelled() == 0 && counters.results_uncommitted > 0)
+            verdict_.broken("what was in flight was preempted");
     }
+    for (const auto& worker : workers_)
+        if (worker->alive() && worker->twin() != nullptr && worker->twin()->alive())
+            verdict_.broken("two processes go by the name " + worker->place().member);
     if (faults_planned_ > 0) return;
     for (const auto& process : workers_) {
+        if (!process->alive()) continue;
         const wire::WorkerCounters& c = process->worker()->counters();
         if (c.frames_gap + c.frames_duplicate + c.headers_bad + c.control_bad != 0)
             verdict_.broken("a worker saw a frame or message that must not be");

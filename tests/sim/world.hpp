@@ -37,6 +37,7 @@ public:
 private:
     void configure();
     void add_processes();
+    void add_twin();
     void add_requests();
     void add_request(ClientProcess& client, TimeUs at);
     void burst();
@@ -60,6 +61,8 @@ private:
     std::unique_ptr<Nemesis> nemesis_;
     uint32_t requests_made_ = 0;
     uint32_t faults_planned_ = 0;
+    bool only_stops_ = false;  // of routers
+    uint32_t poisons_ = 0;  // requests that still are to be
 };
 
 }  // namespace chatloop::sim

@@ -44,6 +44,7 @@ struct ClusterConfig {
     uint32_t heartbeat_interval_ms = 200;
     uint32_t failure_threshold = 4;  // intervals of silence until a worker is taken for dead
     TimeUs install_timeout_us = 10 * kSecondUs;
+    BlockHash block_hash = hash_block;  // tests have one that collides
 };
 
 struct ClusterCounters {
@@ -203,13 +204,14 @@ private:
     void send_route(WorkerPeer& worker, const Route& route);
     Route take_down(Generation generation);
     // Who was silent before it could not be reached has vanished: nobody knows that it died.
-    enum class Loss : uint8_t { kDeath, kVanished, kGoodbye };
+    enum class Loss : uint8_t { kDeath, kReplaced, kVanished, kGoodbye };
     void lose(Incarnation incarnation, Loss loss, const std::string& why, TimeUs now);
 
     // Remains (cluster_recovery.cpp).
     void leave_remains(const Route& route, const std::string& why, TimeUs now);
     std::vector<Incarnation> successor_of(const Remains& remains, const Usable& usable) const;
     bool restore_one(const Usable& usable, TimeUs now);
+    void take_remains_for(Incarnation before, Incarnation after);
     void drop_remains_of(Incarnation stage, const std::string& why, TimeUs now);
     void drop_unrestorable(TimeUs now);
 

@@ -42,13 +42,7 @@ public:
     }
 
     // By FENCED(through): everything of those generations.
-    void fenced(Generation through) {
-        while (!owed_.empty() && owed_.begin()->first <= through) {
-            frames_ -= owed_.begin()->second.frames;
-            bytes_ -= owed_.begin()->second.bytes;
-            owed_.erase(owed_.begin());
-        }
-    }
+    void fenced(Generation through);
 
 private:
     struct Owed {

@@ -146,6 +146,7 @@ private:
     // One item of a frame that is on its way.
     struct InFlightItem {
         Admission admission = 0;
+        Slot slot = 0;
         uint32_t position = 0;
         uint32_t rows = 0;
         std::vector<uint32_t> outputs;         // rows within the item
@@ -156,6 +157,7 @@ private:
         uint64_t bytes = 0;      // debited per worker
         TimeUs sent_at = 0;
         double predicted_us = 0;  // until its RESULT, if it waits nowhere
+        bool has_suspects = false;  // alone on its route
         uint32_t decode_rows = 0;
         FrameShape shape;
         std::vector<InFlightItem> items;
@@ -255,6 +257,7 @@ private:
 
     // Frames.
     void fill_route(const Route& route, Lane& lane, TimeUs now);
+    bool suspects_in_flight(const Lane& lane) const;
     Ready ready_rows(const Lane& lane) const;
     std::vector<Sequence*> runnable(const Lane& lane) const;
     static void replays_first(std::vector<Sequence*>& prefill);
@@ -284,6 +287,7 @@ private:
     void note_token(Sequence& sequence, TimeUs now);
     void apply(const InFlightItem& sent, const wire::ResultItem& item, TimeUs now);
     bool wants_target(const Sequence& sequence, uint32_t position) const;
+    void publish(Sequence& sequence, uint32_t rows_confirmed);
     bool answers(const Sequence& sequence, const InFlightItem& sent,
                  const wire::ResultItem& item) const;
     void commit(Sequence& sequence, const wire::Output& output, TimeUs now);

@@ -107,7 +107,7 @@ private:
 
     void send(RouterSession& session, wire::ControlBody body);
     void send_heartbeat(RouterSession& session, TimeUs now);
-    RouterSession* session_of_router(Incarnation router);
+    RouterSession* session_of_router(const wire::FrameHeader& header);
 
     WorkerConfig config_;
     Outbox& outbox_;

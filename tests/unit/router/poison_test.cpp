@@ -97,8 +97,11 @@ struct Deadly : RouterHarness {
     static constexpr uint32_t kDeadlyRow = 8;
     static constexpr uint32_t kBadPrompt = 5;
 
-    Deadly() : RouterHarness({4, 16u << 20, 8, 64}) {
+    explicit Deadly(uint32_t frames_in_flight = 0, uint32_t prefill_rows = 100)
+        : RouterHarness({4, 16u << 20, 8, 64}) {
         config.max_batch_size = 8;
+        config.frames_in_flight = frames_in_flight;
+        config.prefill_rows = prefill_rows;
         remake();
         bring_up();
     }
@@ -159,6 +162,32 @@ TEST_CASE("a poisonous request among seven: halved until it is alone, then it fa
     CHECK(h.heard<wire::Done>().size() == 6);
     CHECK(h.deaths <= 6);  // together, halves of 7, 4, 2, alone and alone
     CHECK(h.router->running() == 0);
+}
+
+TEST_CASE("a frame of suspects is the only one on its way: nobody else is taken for it") {
+    Deadly h(3, 5);
+    for (int i = 0; i < 3; ++i) h.submit("a" + std::to_string(i), 5, 30);
+    h.say_bad("bad");
+    while (h.answered < h.frames() && h.deaths < 20) {
+        const size_t first = h.answered;
+        while (h.answered < h.frames() && !h.kills(h.answered)) ++h.answered;
+        if (h.answered == h.frames()) {
+            h.answered = first;
+            h.answer(h.result_of(h.answered++));
+            continue;
+        }
+        // Those before it were computed; their RESULTs are lost with the worker.
+        ++h.deaths;
+        h.router->on_worker_gone(peer_of(kWorker), h.now);
+        h.tick(300 * kMillisecondUs);
+        h.answered = h.frames();
+        h.bad_slot_is_.clear();
+        h.bring_up();
+        if (h.deaths == 1) CHECK(h.frames() - h.answered == 1);  // and not three
+    }
+    CHECK(h.errors() == Codes{"poison"});
+    CHECK(h.heard<wire::Done>().size() == 3);
+    CHECK(h.deaths < 20);
 }
 
 TEST_CASE("a poisonous request alone: two deaths") {
