@@ -51,28 +51,32 @@ NONE = Faults()
 ALL_LOST = Faults(loss=1.0)
 
 
+@contextlib.contextmanager
+def enter_namespace(name: str) -> Iterator[None]:
+    """The calling thread is in that network namespace meanwhile, and so are the threads and
+    processes that it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(path: str) -> None:
+        with open(path, "rb") as file:
+            if libc.setns(file.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns {path}")
+
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(f"/var/run/netns/{name}")
+        yield
+    finally:
+        enter(f"/proc/self/fd/{before}")
+        os.close(before)
+
+
 def open_tun(namespace: str) -> int:
     """A device eth0 in that namespace; its descriptor works from everywhere."""
-    found: list[int | OSError] = []
-
-    def enter() -> None:  # a thread of its own enters the namespace, and ends
-        try:
-            with open(f"/var/run/netns/{namespace}", "rb") as file:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(file.fileno(), CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns {namespace}")
-            tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"eth0", IFF_TUN_WITHOUT_HEADER))
-            found.append(tun)
-        except OSError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if isinstance(found[0], OSError):
-        raise found[0]
-    return found[0]
+    with enter_namespace(namespace):
+        tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"eth0", IFF_TUN_WITHOUT_HEADER))
+        return tun
 
 
 class Forwarder:
