@@ -1,13 +1,19 @@
 """Faults amid answers: how long until they are noticed, replayed, and answered again.
 
     CHATLOOP_BUILD=build tests/bench/fault_bench.py [--gguf FILE.gguf] [--repeats 20]
-                                                    [--only KIND] [--json FILE]
+                                                    [--only KIND] [--prompts 64,512]
+                                                    [--no-tiny] [--json FILE]
 
 With the tiny random model, and with --gguf with that model too. Per fault: `detected`, when the
 router has taken the route down; `replayed`, when its first frame after that has left (both from
 the router's counters, read every 2 ms); `token`, when the last of the streams has a token that
 came after that (of a router that was killed: the end of the longest pause). Every answer is
-compared with one of an unfaulted cluster. Nothing else may use the machine.
+compared with one of an unfaulted cluster. A cut is a network cable: every process has a network
+namespace of its own, which takes root. Nothing else may use the machine.
+
+With --prompts, and one stream of each such prompt, there are two columns more: the prefill of as
+many tokens as prompt and committed ones, timed on the same cluster without a fault, and the bound
+of the next token, 1.2 s and 1.2 times that.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,27 +37,28 @@ import models  # noqa: E402
 from chatloop import Client, Generation  # noqa: E402
 from cluster import Cluster, wait_until  # noqa: E402
 
-# What is killed, whether the sampler has a process of its own, and whether there is a spare.
-KINDS = {"first stage, spare": ("stage-0", True, True),
-         "last stage, spare": ("stage-1", True, True),
-         "sampler, spare": ("sampler", True, True),
-         "first stage, restarted": ("stage-0", True, False),
-         "last stage with sampler, restarted": ("stage-1", False, False),
-         "router, restarted": ("router", True, False)}
+from fault_kinds import KINDS, Kind, faulty_cluster  # noqa: E402
+
 STREAMS = 4
+PROMPT = 100
 WAIT_S = 60.0
 LOOK_S = 0.002
 TIMES = ("detected", "replayed", "token")
+BOUNDS = ("prefill", "bound")
+
+
+def prompt_ids(length: int, seed: int) -> list[int]:
+    return [2 + (seed + i) % 8 for i in range(length)]
 
 
 class Reader(threading.Thread):
     """Reads one answer and notes when its pieces came."""
 
-    def __init__(self, client: Client, seed: int, max_tokens: int) -> None:
+    def __init__(self, client: Client, seed: int, prompt: int, max_tokens: int) -> None:
         super().__init__(daemon=True)
         self.times: list[float] = []
         self.result: Generation | None = None
-        self._stream = client.stream(token_ids=[2 + (seed + i) % 8 for i in range(100)], seed=seed,
+        self._stream = client.stream(token_ids=prompt_ids(prompt, seed), seed=seed,
                                      ignore_eos=True, temperature=0.8, max_tokens=max_tokens)
 
     def run(self) -> None:
@@ -87,23 +95,34 @@ def workers_ready(client: Client, count: int) -> bool:
     return [w["state"] for w in client.status()["workers"]] == ["ready"] * count
 
 
-def one_fault(cluster: Cluster, name: str, spare: bool, right: list[list[int]],
-              max_tokens: int) -> dict[str, float]:
-    readers = [Reader(cluster.client(), seed, max_tokens) for seed in range(STREAMS)]
-    for reader in readers:
-        reader.start()
-    wait_until(lambda: all(len(reader.times) > 20 for reader in readers), WAIT_S, "all run")
+@dataclass(frozen=True)
+class Load:
+    """Streams that run as the fault comes."""
+
+    streams: int
+    prompt: int
+    max_tokens: int
+    begun: int = 20  # tokens that each has by then
+
+    def start(self, cluster: Cluster) -> list[Reader]:
+        readers = [Reader(cluster.client(), seed, self.prompt, self.max_tokens)
+                   for seed in range(self.streams)]
+        for reader in readers:
+            reader.start()
+        return readers
+
+
+def one_fault(cluster: Cluster, kind: Kind, load: Load,
+              right: list[list[int]]) -> dict[str, float]:
+    readers = load.start(cluster)
+    wait_until(lambda: all(len(reader.times) > load.begun for reader in readers), WAIT_S,
+               "all run")
     client = cluster.client()
     before = client.status()["counters"]
+    committed = max(len(reader.times) for reader in readers)
     began = time.monotonic()
-    if name == "router":
-        cluster.restart_router()
-        seen: dict[str, float] = {}
-    else:
-        cluster.processes[name].kill()
-        if not spare:
-            cluster.restart(name)
-        seen = watch(client, before, began)
+    kind.strike(cluster)
+    seen = {} if kind.victim == "router" else watch(client, before, began)
     for reader in readers:
         reader.join(WAIT_S)
     for reader, tokens in zip(readers, right, strict=True):
@@ -113,39 +132,40 @@ def one_fault(cluster: Cluster, name: str, spare: bool, right: list[list[int]],
     else:
         tokens_at = [reader.end_of_longest_pause(began) for reader in readers]
     seen["token"] = max(tokens_at) - began
+    seen["committed"] = committed
     return seen
 
 
-def measure(build: Path, model: Path, kind: str, repeats: int,
-            max_tokens: int) -> dict[str, list[float]]:
-    name, own_sampler, spare = KINDS[kind]
-    times: dict[str, list[float]] = {what: [] for what in TIMES}
+def prefill_s(client: Client, tokens: int, serial: int) -> float:
+    """Of a prompt that no cache knows: it begins with tokens that no other has."""
+    ids = [2 + serial, 3 + serial, *(5 + i % 4 for i in range(tokens - 2))]
+    result = client.generate(token_ids=ids, max_tokens=1, ignore_eos=True)
+    return result.durations.prefill_ms / 1000
+
+
+def measure(build: Path, model: Path, kind: Kind, repeats: int, load: Load,
+            with_prefill: bool) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {what: [] for what in (*TIMES, *BOUNDS)}
     with tempfile.TemporaryDirectory() as folder, \
-            Cluster(build, model, Path(folder), own_sampler=own_sampler) as cluster:
-        workers = 3 if own_sampler else 2
-        if spare:
-            options = () if name == "sampler" else ("--partition", name[-1])
-            actor = "chatloop-sampler" if name == "sampler" else "chatloop-stage"
-            cluster.start_worker("spare", actor, *options)
-            workers += 1
-        client = cluster.client()
-        wait_until(lambda: workers_ready(client, workers), WAIT_S, "all are ready")
-        calm = [Reader(cluster.client(), seed, max_tokens) for seed in range(STREAMS)]
-        for reader in calm:
-            reader.start()
+            faulty_cluster(build, model, Path(folder), kind) as cluster:
+        workers = len(cluster.processes) - 1
+        wait_until(lambda c=cluster.client(): workers_ready(c, workers), WAIT_S, "all are ready")
+        calm = load.start(cluster)
         for reader in calm:
             reader.join(WAIT_S)
         right = [reader.result.token_ids for reader in calm if reader.result is not None]
-        for _ in range(repeats):
-            for what, value in one_fault(cluster, name, spare, right, max_tokens).items():
-                times[what].append(value)
-            if spare:  # and the names change places
-                cluster.restart(name)
-                cluster.processes[name], cluster.processes["spare"] = (
-                    cluster.processes["spare"], cluster.processes[name])
+        for repeat in range(repeats):
+            seen = one_fault(cluster, kind, load, right)
+            for what in TIMES:
+                times[what] += [seen[what]] if what in seen else []
+            kind.heal(cluster)
             watcher = cluster.client()
             wait_until(lambda c=watcher: workers_ready(c, workers) and c.status()["ready"], WAIT_S,
                        "all are back")
+            if with_prefill:
+                alone_s = prefill_s(watcher, load.prompt + int(seen["committed"]), 10 * repeat)
+                times["prefill"].append(alone_s)
+                times["bound"].append(1.2 + 1.2 * alone_s)
         cluster.stop()
     return times
 
@@ -162,23 +182,31 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--only", default="", help="kinds whose name has this in it")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--prompts", default="", help="lengths, as 64,512,2000")
+    parser.add_argument("--no-tiny", action="store_true", help="only the model of --gguf")
     options = parser.parse_args()
     build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
-    kinds = [kind for kind in KINDS if options.only in kind]
+    kinds = {name: kind for name, kind in KINDS.items() if options.only in name}
+    prompts = [int(length) for length in options.prompts.split(",") if length]
+    columns = (*TIMES, *BOUNDS) if prompts else TIMES
     with tempfile.TemporaryDirectory() as folder:
-        cases = {"tiny": (models.split_tiny(Path(folder), 2), 4000)}
+        cases = {}
+        if not options.no_tiny:
+            cases["tiny"] = (models.split_tiny(Path(folder), 2), 4000)
         if options.gguf:
             cases[options.gguf.stem] = (models.split_cached(options.gguf, 2), 400)
-        print(f"{options.repeats} faults of each kind under {STREAMS} streams; ms from the fault: "
-              "median, maximum")
-        print(f"{'model':<32} {'killed':<36}" + "".join(f"{what:>18}" for what in TIMES))
+        loads = [Load(1, length, 300, begun=60) for length in prompts]
+        print(f"{options.repeats} faults of each kind; ms from the fault: median, maximum")
+        print(f"{'model':<32} {'streams':>8} {'fault':<36}"
+              + "".join(f"{what:>18}" for what in columns))
         found: dict[str, dict[str, dict[str, list[float]]]] = {}
         for case, (model, max_tokens) in cases.items():
-            for kind in kinds:
-                times = measure(build, model, kind, options.repeats, max_tokens)
-                found.setdefault(case, {})[kind] = times
-                print(f"{case:<32} {kind:<36}"
-                      + "".join(f" {cell(times[what])}" for what in TIMES), flush=True)
+            for load in loads or [Load(STREAMS, PROMPT, max_tokens)]:
+                for name, kind in kinds.items():
+                    times = measure(build, model, kind, options.repeats, load, bool(prompts))
+                    found.setdefault(f"{case} {load.prompt}", {})[name] = times
+                    print(f"{case:<32} {f'{load.streams} x {load.prompt}':>8} {name:<36}"
+                          + "".join(f" {cell(times[what])}" for what in columns), flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

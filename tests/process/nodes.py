@@ -65,6 +65,9 @@ class Network:
         for name in (self._switch, *self._names.values()):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
+    def namespace(self, address: str) -> str:
+        return self._names[address]
+
     def within(self, address: str) -> list[str]:
         """How a command begins that runs on this node."""
         return ["ip", "netns", "exec", self._names[address]]
