@@ -101,14 +101,15 @@ std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request,
                                  "Last-Event-ID", "stream_gone"});
     Response head = stream_head(stream->request_header);
     if (request.method == "HEAD") return head;
-    head.body = stream->log.behind(seen);
-    if (stream->job == kNobody && head.body.empty()) return Response{204, "", "", {}};
+    const std::string behind = stream->log.behind(seen);
+    if (stream->job == kNobody && behind.empty()) return Response{204, "", "", {}};
     if (stream->exchange != kNobody) {  // the connection may be lost without that it shows yet
         responder_.abort(stream->exchange);
         attached_.erase(stream->exchange);
     }
     stream->exchange = id;
     responder_.start_stream(id, std::move(head));
+    responder_.write(id, behind);  // not in the head: what is written counts as waiting
     if (stream->job == kNobody) {
         responder_.end(id);
         detach(*stream, now);
