@@ -17,6 +17,7 @@ http::ApiConfig api_config(const RouterConfig& router) {
     config.fingerprint = hex16(router.cluster.fingerprint);
     config.seed = random_u64();
     config.unix_time = [] { return static_cast<int64_t>(std::time(nullptr)); };
+    config.stream_key = [] { return hex16(random_u64()) + hex16(random_u64()); };
     config.client_silence_us = router.client_silence_us;
     return config;
 }

@@ -95,7 +95,10 @@ std::optional<Problem> Api::refuse(Ask& ask) const {
                        ask.surface == Surface::kChat ? "messages" : "prompt",
                        "context_length_exceeded"};
     }
-    if (jobs_.size() >= kHttpJobsMax)
+    if (ask.resumable && ask.prompts.size() > 1)
+        return Problem{400, "a resumable stream has one prompt", "stream_options.resumable",
+                       "unsupported"};
+    if (jobs_.size() >= kHttpJobsMax || (ask.resumable && streams_.size() >= kHttpStreamsKeptMax))
         return Problem{429, "too many requests are running", "", "queue_full", 1000};
     if (const Status fits = constrain_calls(ask); !fits)
         return Problem{400, fits.error().message, ask.tool_required ? "tool_choice" : "tools",
@@ -194,8 +197,10 @@ void Api::forget(Job& job) {
 }
 
 void Api::on_gone(ExchangeId id, TimeUs now) {
+    if (const auto reader = attached_.find(id); reader != attached_.end())
+        return detach(streams_.at(std::string(reader->second)), now);
     const auto found = jobs_.find(id);
-    if (found == jobs_.end()) return;
+    if (found == jobs_.end() || found->second->stream != nullptr) return;  // another reads it
     cancel(*found->second, now);
     forget(*found->second);
 }
@@ -203,7 +208,7 @@ void Api::on_gone(ExchangeId id, TimeUs now) {
 // ---- time ----
 
 TimeUs Api::next_timer() const {
-    if (jobs_.empty()) return kNever;
+    if (jobs_.empty() && streams_.empty()) return kNever;
     const TimeUs silence = config_.client_silence_us;
     const TimeUs ping_at = silence == kNever ? kNever : pinged_at_ + silence / 3;
     return std::min(looked_at_ + kLookUs, ping_at);
@@ -211,7 +216,7 @@ TimeUs Api::next_timer() const {
 
 // The router hears that its clients live, and clients and proxies that their stream does.
 void Api::on_tick(TimeUs now) {
-    if (jobs_.empty()) {
+    if (jobs_.empty() && streams_.empty()) {
         pinged_at_ = looked_at_ = now;
         return;
     }
@@ -223,11 +228,9 @@ void Api::on_tick(TimeUs now) {
     }
     if (now - looked_at_ < kLookUs) return;
     looked_at_ = now;
-    for (auto& [id, job] : jobs_) {
-        if (!job->streams || now - job->wrote_at < kStreamPingUs) continue;
-        job->wrote_at = now;
-        responder_.write(id, kStreamPing);
-    }
+    expire_streams(now);
+    for (auto& [id, job] : jobs_)
+        if (job->streams && now - job->wrote_at >= kStreamPingUs) write(*job, kStreamPing, now);
 }
 
 }  // namespace chatloop::http

@@ -26,20 +26,10 @@ void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
             hold(*job, part->choices.size() * text_bytes(*accepted.prompt_text), now);
         return;
     }
-    if (!job->streams) {
-        job->streams = true;
-        job->wrote_at = now;
-        responder_.start_stream(job->exchange,
-                                {200,
-                                 "text/event-stream; charset=utf-8",
-                                 "",
-                                 {{"Cache-Control", "no-cache"},
-                                  {"X-Accel-Buffering", "no"},
-                                  {"x-request-id", job->request_header}}});
-    }
+    if (!job->streams) start_stream(*job, now);
     if (job->ask.surface == Surface::kChat)
         for (const Choice& choice : part->choices)
-            send(*job, role_chunk(job->head, choice.index), now);
+            send(*job, choice.index, role_chunk(job->head, choice.index), now);
 }
 
 // Log-probabilities of the prompt stand before those of the answer, in every choice.
@@ -71,6 +61,7 @@ void Api::on_piece(const wire::Piece& piece, TimeUs now) {
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
     Choice& choice = part->choices.at(piece.choice);
+    if (job->stream != nullptr) job->stream->log.add_tokens(piece.choice, piece.token_ids.size());
     size_t bytes = text_bytes(piece.text);
     if (piece.logprobs)
         for (const wire::TokenEntry& entry : *piece.logprobs)
@@ -88,7 +79,7 @@ void Api::on_piece(const wire::Piece& piece, TimeUs now) {
 void Api::on_text(Job& job, Choice& choice, TimeUs now) {
     if (!job.ask.stream || (choice.text.empty() && choice.logprobs.count() == 0)) return;
     const bool wants = job.ask.parameters.logprobs.has_value();
-    send_text(job, text_chunk(job.head, choice, wants), now);
+    send_text(job, choice.index, text_chunk(job.head, choice, wants), now);
     choice.text.clear();
     choice.logprobs.clear();
 }
@@ -99,7 +90,7 @@ void Api::on_tool_events(Job& job, Part& part, Choice& choice,
     const auto tell = [&](uint32_t index, const ToolCall& call) {
         if (!job.ask.stream) return;
         on_text(job, choice, now);  // what came before it
-        send(job, tool_chunk(job.head, choice.index, index, call), now);
+        send(job, choice.index, tool_chunk(job.head, choice.index, index, call), now);
     };
     for (const ToolEvent& event : events) {
         if (const auto* content = std::get_if<ToolContent>(&event)) {
@@ -128,7 +119,7 @@ void Api::on_end(Job& job, Part& part, uint32_t index, const std::string& reason
     const std::string finish = std::exchange(choice.finish_reason, {});
     on_text(job, choice, now);  // an echo without an answer, or what the tools' parser held back
     choice.finish_reason = finish;
-    send(job, end_chunk(job.head, choice), now);
+    send(job, choice.index, end_chunk(job.head, choice), now);
 }
 
 void Api::on_done(const wire::Done& done, TimeUs now) {
@@ -168,11 +159,12 @@ bool Api::hold(Job& job, size_t bytes, TimeUs now) {
     return false;
 }
 
-void Api::send(Job& job, const Json& data, TimeUs now) { send_text(job, to_text(data), now); }
+void Api::send(Job& job, uint32_t choice, const Json& data, TimeUs now) {
+    send_text(job, choice, to_text(data), now);
+}
 
-void Api::send_text(Job& job, std::string_view json, TimeUs now) {
-    job.wrote_at = now;
-    responder_.write(job.exchange, event(json));
+void Api::send_text(Job& job, uint32_t choice, std::string_view json, TimeUs now) {
+    send_event(job, choice, event(json), now);
 }
 
 void Api::complete(Job& job, TimeUs now) {
@@ -185,12 +177,12 @@ void Api::complete(Job& job, TimeUs now) {
     const Part& first = job.parts.front();
     if (job.ask.stream) {
         if (job.ask.surface == Surface::kExecute) {
-            send(job, execute_end(job.head, first.choices[0], usage, first.seed), now);
+            send(job, 0, execute_end(job.head, first.choices[0], usage, first.seed), now);
         } else {
-            if (job.ask.include_usage) send(job, usage_chunk(job.head, usage), now);
-            responder_.write(job.exchange, kStreamEnd);
+            if (job.ask.include_usage) send(job, 0, usage_chunk(job.head, usage), now);
+            send_event(job, 0, kStreamEnd, now);
         }
-        responder_.end(job.exchange);
+        end_stream(job, now);
         return forget(job);
     }
     std::vector<Choice> choices;
@@ -208,8 +200,8 @@ void Api::complete(Job& job, TimeUs now) {
 void Api::fail(Job& job, const Problem& problem, TimeUs now) {
     cancel(job, now);
     if (job.streams) {
-        responder_.write(job.exchange, "data: " + problem_json(problem) + "\n\n");
-        responder_.end(job.exchange);
+        send_event(job, 0, "data: " + problem_json(problem) + "\n\n", now);
+        end_stream(job, now);
     } else {
         Response response = problem_response(problem);
         response.headers.emplace_back("x-request-id", job.request_header);

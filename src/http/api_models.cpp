@@ -46,6 +46,7 @@ void Api::serve(Site& site) {
         answer("GET", version + "/models", &Api::models);
         answer("GET", version + "/models/*", &Api::model);
     }
+    serve_streams(site);
     post("/execute", read_execute);
     answer("POST", "/tokenize", &Api::tokenize);
     answer("POST", "/detokenize", &Api::detokenize);

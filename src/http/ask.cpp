@@ -108,10 +108,10 @@ void read_parameters(Fields& fields, Ask& ask, float temperature) {
     if (const Json* options = fields.find("stream_options")) {
         if (!options->is_object()) {
             fields.fail("stream_options", "is not an object");
-        } else if (const auto usage = options->find("include_usage"); usage != options->end()) {
-            if (!usage->is_boolean() && !usage->is_null())
-                fields.fail("stream_options.include_usage", "is neither true nor false");
-            ask.include_usage = ask.stream && usage->is_boolean() && usage->get<bool>();
+        } else {
+            Fields inner = fields.within(*options, "stream_options");
+            ask.include_usage = inner.boolean("include_usage").value_or(false) && ask.stream;
+            ask.resumable = inner.boolean("resumable").value_or(false) && ask.stream;
         }
     }
     p.model = fields.text("model", kNameBytesMax);

@@ -9,8 +9,8 @@ namespace chatloop::http {
 namespace {
 
 constexpr char kAllowedHeaders[] =
-    "authorization, content-type, x-request-id, traceparent, openai-organization, "
-    "openai-project, "
+    "authorization, content-type, x-request-id, traceparent, last-event-id, "
+    "openai-organization, openai-project, "
     "x-stainless-os, x-stainless-lang, x-stainless-package-version, x-stainless-runtime, "
     "x-stainless-runtime-version, x-stainless-arch, x-stainless-retry-count, x-stainless-timeout, "
     "x-stainless-helper-method, x-stainless-async";
@@ -43,7 +43,8 @@ std::string joined(const std::set<std::string>& methods) {
 
 std::vector<std::pair<std::string, std::string>> site_headers() {
     return {{"Access-Control-Allow-Origin", "*"},
-            {"Access-Control-Expose-Headers", "x-request-id, retry-after, retry-after-ms"}};
+            {"Access-Control-Expose-Headers",
+             "content-location, x-request-id, retry-after, retry-after-ms"}};
 }
 
 void Site::add(const std::string& method, const std::string& path, Access access,

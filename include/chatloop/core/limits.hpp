@@ -119,6 +119,10 @@ inline constexpr size_t kJsonValuesMax = 400'000;
 inline constexpr size_t kJsonMembersMax = 1024;            // of one object
 inline constexpr size_t kJsonAllMembersMax = 32'768;
 inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at once
+inline constexpr size_t kHttpStreamsKeptMax = 4096;        // resumable ones, also those that ended
+inline constexpr size_t kHttpKeptBytesMax = 4u << 20;      // events that one of them keeps
+inline constexpr size_t kHttpKeptAllBytesMax = 64u << 20;  // and all of them
+inline constexpr int64_t kHttpResumeUs = 60'000'000;       // one is kept without its client
 
 // Model files.
 inline constexpr size_t kMappedFilesMax = 256;          // in one process

@@ -17,6 +17,7 @@
 
 #include "chatloop/core/clock.hpp"
 #include "chatloop/http/ask.hpp"
+#include "chatloop/http/event_log.hpp"
 #include "chatloop/http/reply.hpp"
 #include "chatloop/http/responder.hpp"
 #include "chatloop/http/site.hpp"
@@ -39,6 +40,8 @@ struct ApiConfig {
     std::string fingerprint;         // 16 hex digits
     uint64_t seed = 0;               // of the ids that answers get
     std::function<int64_t()> unix_time;
+    // Names that nobody can guess, of resumable streams.
+    std::function<std::string()> stream_key;
     TimeUs client_silence_us = 30 * kSecondUs;  // of the router; kNever: none
 };
 
@@ -66,14 +69,27 @@ private:
         std::vector<ToolCallParser> parsers;  // n where tools were given
         Usage usage;
     };
+    static constexpr ExchangeId kNobody = 0;
+    // A resumable one, from the acceptance of its request until nobody asked for it for a while.
+    struct Stream {
+        Stream(std::string name, size_t choices, size_t& all_bytes)
+            : key(std::move(name)), log(choices, all_bytes) {}
+        std::string key;
+        EventLog log;
+        std::string request_header;     // x-request-id
+        ExchangeId job = kNobody;       // of jobs_, until the answer has ended
+        ExchangeId exchange = kNobody;  // that reads it
+        TimeUs until = kNever;          // it is kept without one
+    };
     struct Job {
-        ExchangeId exchange = 0;
+        ExchangeId exchange = 0;     // that asked
         std::string client;
         Ask ask;
         ReplyHead head;
         std::string request_header;  // x-request-id
         std::vector<Part> parts;
         bool streams = false;        // its head has been sent
+        Stream* stream = nullptr;    // if it is resumable; of streams_
         size_t held_bytes = 0;       // of an answer that is not streamed
         TimeUs wrote_at = 0;
     };
@@ -104,12 +120,24 @@ private:
     void on_tool_events(Job& job, Part& part, Choice& choice,
                         const std::vector<ToolEvent>& events, TimeUs now);
     bool hold(Job& job, size_t bytes, TimeUs now);
-    void send(Job& job, const Json& data, TimeUs now);
-    void send_text(Job& job, std::string_view json, TimeUs now);
+    void send(Job& job, uint32_t choice, const Json& data, TimeUs now);
+    void send_text(Job& job, uint32_t choice, std::string_view json, TimeUs now);
     void complete(Job& job, TimeUs now);
     void fail(Job& job, const Problem& problem, TimeUs now);
     void cancel(const Job& job, TimeUs now);
     void forget(Job& job);
+
+    void serve_streams(Site& site);
+    void start_stream(Job& job, TimeUs now);
+    void write(Job& job, std::string_view bytes, TimeUs now);
+    void send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now);
+    void end_stream(Job& job, TimeUs now);
+    void detach(Stream& stream, TimeUs now);
+    Stream* find_stream(const Request& request);
+    std::optional<Response> on_reconnect(ExchangeId id, const Request& request, TimeUs now);
+    Response on_delete(const Request& request, TimeUs now);
+    void drop(Stream& stream, TimeUs now);
+    void expire_streams(TimeUs now);
 
     ApiConfig config_;
     Responder& responder_;
@@ -123,6 +151,9 @@ private:
     std::map<std::string, std::pair<ExchangeId, size_t>> by_request_;  // job and part
     std::map<std::string, size_t> clients_;  // with how many jobs
     size_t held_bytes_ = 0;  // of all jobs
+    size_t kept_bytes_ = 0;  // of all streams' logs
+    std::map<std::string, Stream> streams_;
+    std::map<ExchangeId, std::string> attached_;  // exchanges that read a stream, and which
     TimeUs pinged_at_ = 0;
     TimeUs looked_at_ = 0;
 };

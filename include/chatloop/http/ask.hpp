@@ -23,6 +23,7 @@ struct Ask {
     Surface surface = Surface::kChat;
     bool stream = false;
     bool include_usage = false;
+    bool resumable = false;
     wire::Parameters parameters;  // but for its prompt
     std::vector<Prompt> prompts;  // one request each; more than one for kText only
     bool tool_required = false;   // at least one call, of called_tool if that is not empty

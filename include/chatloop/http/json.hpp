@@ -31,6 +31,10 @@ public:
     Fields(const Json& object, std::optional<Problem>& problem, std::string path = {})
         : object_(object), problem_(problem), path_(std::move(path)) {}
 
+    // Those of an object in the field `name`.
+    Fields within(const Json& object, const std::string& name) const {
+        return Fields(object, problem_, path(name));
+    }
     const Json* find(const char* name) const;  // null: absent, or null
     std::string text(const char* name, size_t bytes_max);
     std::optional<bool> boolean(const char* name);

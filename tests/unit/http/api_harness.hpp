@@ -75,7 +75,9 @@ struct Harness {
     CharText text;
     FakeResponder responder;
     std::vector<std::pair<std::string, wire::ClientBody>> sent;
-    Api api{ApiConfig{"m", 64, "00112233445566aa", 7, [] { return int64_t{1000}; }},
+    uint64_t streams = 0;
+    Api api{ApiConfig{"m", 64, "00112233445566aa", 7, [] { return int64_t{1000}; },
+                      [this] { return "key-" + std::to_string(++streams); }},
             responder, text,
             [this](const std::string& client, const wire::ClientBody& body, TimeUs) {
                 sent.emplace_back(client, body);

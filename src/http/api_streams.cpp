@@ -1,0 +1,153 @@
+// How streams leave; and resumable ones, which go on for a while without their client and give it
+// what it has not seen when it comes back (docs/http.md, "Resumable streams").
+#include "chatloop/core/limits.hpp"
+#include "chatloop/http/api.hpp"
+
+namespace chatloop::http {
+
+namespace {
+
+constexpr std::string_view kStreams = "/streams/";
+
+Response stream_head(const std::string& request_header) {
+    return {200,
+            "text/event-stream; charset=utf-8",
+            "",
+            {{"Cache-Control", "no-cache"},
+             {"X-Accel-Buffering", "no"},
+             {"x-request-id", request_header}}};
+}
+
+}  // namespace
+
+void Api::serve_streams(Site& site) {
+    for (const std::string version : {"/v1", ""}) {
+        const std::string path = version + std::string(kStreams) + "*";
+        site.add("GET", path, Access::kKey, [this](ExchangeId id, Request& request, TimeUs now) {
+            return on_reconnect(id, request, now);
+        });
+        site.add("DELETE", path, Access::kKey, [this](ExchangeId, Request& request, TimeUs now) {
+            return std::optional<Response>(on_delete(request, now));
+        });
+    }
+}
+
+// ---- what leaves ----
+
+void Api::start_stream(Job& job, TimeUs now) {
+    job.streams = true;
+    Response head = stream_head(job.request_header);
+    if (job.ask.resumable) {
+        const std::string key = config_.stream_key();
+        job.stream = &streams_.try_emplace(key, key, job.ask.parameters.n, kept_bytes_)
+                          .first->second;
+        job.stream->request_header = job.request_header;
+        job.stream->job = job.stream->exchange = job.exchange;
+        attached_[job.exchange] = key;
+        head.headers.emplace_back("Content-Location", "/v1" + std::string(kStreams) + key);
+    }
+    job.wrote_at = now;
+    responder_.start_stream(job.exchange, std::move(head));
+}
+
+void Api::write(Job& job, std::string_view bytes, TimeUs now) {
+    job.wrote_at = now;
+    const ExchangeId reader = job.stream == nullptr ? job.exchange : job.stream->exchange;
+    if (reader != kNobody) responder_.write(reader, bytes);
+}
+
+void Api::send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now) {
+    write(job, job.stream == nullptr ? event : job.stream->log.add(choice, event), now);
+}
+
+void Api::end_stream(Job& job, TimeUs now) {
+    if (job.stream == nullptr) return responder_.end(job.exchange);
+    Stream& stream = *job.stream;
+    job.stream = nullptr;
+    stream.job = kNobody;
+    if (stream.exchange != kNobody) responder_.end(stream.exchange);
+    detach(stream, now);
+}
+
+// Its client is gone, or has all there is.
+void Api::detach(Stream& stream, TimeUs now) {
+    attached_.erase(stream.exchange);
+    stream.exchange = kNobody;
+    stream.until = now + kHttpResumeUs;
+}
+
+// ---- who comes back ----
+
+Api::Stream* Api::find_stream(const Request& request) {
+    const size_t at = request.path.rfind('/');
+    const auto found = streams_.find(request.path.substr(at + 1));
+    return found == streams_.end() ? nullptr : &found->second;
+}
+
+std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request, TimeUs now) {
+    Stream* stream = find_stream(request);
+    if (stream == nullptr)
+        return problem_response({404, "there is no such stream, or no more", "", "not_found"});
+    std::vector<Place> seen = stream->log.beginning();
+    if (const std::string_view last = request.header("last-event-id"); !last.empty()) {
+        const auto read = read_id(last, seen.size());
+        if (!read || stream->log.reach(*read) == EventLog::Reach::kAhead)
+            return problem_response({400, "Last-Event-ID is no id of this stream's events",
+                                     "Last-Event-ID", "invalid_request"});
+        seen = *read;
+    }
+    if (stream->log.reach(seen) == EventLog::Reach::kDropped)
+        return problem_response({410, "the events behind Last-Event-ID are kept no more",
+                                 "Last-Event-ID", "stream_gone"});
+    Response head = stream_head(stream->request_header);
+    if (request.method == "HEAD") return head;
+    const std::string behind = stream->log.behind(seen);
+    if (stream->job == kNobody && behind.empty()) return Response{204, "", "", {}};
+    if (stream->exchange != kNobody) {  // the connection may be lost without that it shows yet
+        responder_.abort(stream->exchange);
+        attached_.erase(stream->exchange);
+    }
+    stream->exchange = id;
+    responder_.start_stream(id, std::move(head));
+    responder_.write(id, behind);  // not in the head: what is written counts as waiting
+    if (stream->job == kNobody) {
+        responder_.end(id);
+        detach(*stream, now);
+    } else {
+        attached_[id] = stream->key;
+        stream->until = kNever;
+        jobs_.at(stream->job)->wrote_at = now;
+    }
+    return std::nullopt;
+}
+
+// A client that wants no more says so, because its going does not.
+Response Api::on_delete(const Request& request, TimeUs now) {
+    Stream* stream = find_stream(request);
+    if (stream == nullptr)
+        return problem_response({404, "there is no such stream, or no more", "", "not_found"});
+    drop(*stream, now);
+    return Response{204, "", "", {}};
+}
+
+void Api::drop(Stream& stream, TimeUs now) {
+    if (stream.exchange != kNobody) {
+        responder_.abort(stream.exchange);
+        attached_.erase(stream.exchange);
+    }
+    if (stream.job != kNobody) {
+        Job& job = *jobs_.at(stream.job);
+        cancel(job, now);
+        forget(job);
+    }
+    streams_.erase(std::string(stream.key));
+}
+
+void Api::expire_streams(TimeUs now) {
+    std::vector<std::string> over;
+    for (const auto& [key, stream] : streams_)
+        if (stream.until <= now) over.push_back(key);
+    for (const std::string& key : over) drop(streams_.at(key), now);
+}
+
+}  // namespace chatloop::http
