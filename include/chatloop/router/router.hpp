@@ -355,6 +355,7 @@ private:
     TimeUs ticked_at_ = 0;
     bool draining_ = false;
     TimeUs drain_until_ = kNever;
+    TimeUs peopled_at_ = 0;  // the last time that a worker was there
     bool finished_ = false;
     TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
     RouterCounters counters_;
