@@ -303,6 +303,7 @@ private:
     void send(const std::string& client, const wire::RouterBody& body);
     void reply_error(const std::string& client, std::optional<std::string> request_id,
                      const Error& error, uint32_t committed = 0);
+    std::optional<std::vector<wire::RunningRequest>> requests_of(const std::string& client) const;
     std::shared_ptr<Request> find_request(const std::string& client,
                                           const std::string& request_id) const;
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
