@@ -191,7 +191,7 @@ struct Failure {
     bool operator==(const Failure&) const = default;
 };
 
-// Of a request of this client that runs: what has been sent to it before the PONG. A client that has
+// Of a request of this client that runs: what has been sent to it before the PONG. A client with
 // less has lost a message on a connection that was made anew.
 struct RunningRequest {
     std::string request_id;

@@ -60,7 +60,7 @@ TEST_CASE("and so when the successor is out of reach for a moment") {
     CHECK(h.rejected(20).empty());
 }
 
-TEST_CASE("a restarted process takes its place with its second HELLO, and at once when it is free") {
+TEST_CASE("a restarted process takes its place with its second HELLO, a free one at once") {
     Named h;
     h.join(process(10));
     h.cluster->on_unreachable(peer_of(10), h.now);
