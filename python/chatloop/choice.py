@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import protocol
-from .errors import ChatLoopError, malformed
+from .errors import ChatLoopError, MissingError, malformed
 from .results import Choice, ChoiceProgress, Piece, TokenLogprob
 
 # What one answer may hold, whatever a router sends: the longest context, and 64 bytes a token.
@@ -87,7 +87,7 @@ class ChoiceAnswer:
 def overlap(held: Any, start: int, received: Any, what: str) -> int:
     """How many of `received`, which begins at `start`, are already the tail of `held`."""
     if start > len(held):
-        raise malformed(f"{what} from {start} on, but those from {len(held)} on are missing")
+        raise MissingError(f"{what} from {start} on, but those from {len(held)} on are missing")
     known = min(len(held) - start, len(received))
     if held[start : start + known] != received[:known]:
         raise contradiction(what)

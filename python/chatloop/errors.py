@@ -46,6 +46,13 @@ class ChatLoopError(Exception):
         return f"{self.code}: {self.message}"
 
 
+class MissingError(ChatLoopError):
+    """Something before a message did not come: it was lost with a connection."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("malformed", f"the router sent {what}")
+
+
 def closed() -> ChatLoopError:
     return ChatLoopError(CLOSED, "the client was closed; make another one")
 

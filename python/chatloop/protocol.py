@@ -84,9 +84,16 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningRequest:
+    attempt: int
+    tokens: int  # that have been sent, of all choices
+
+
+@dataclass(frozen=True, slots=True)
 class PongMessage:
     nonce: int
     router_incarnation: int
+    requests: dict[str, RunningRequest] | None = None  # of this client; None: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,8 @@ def resume(progress: Progress) -> bytes:
 
 
 def ping(nonce: int) -> bytes:
-    return _encode(PING, nonce)
+    """Its PONG says which requests run."""
+    return _encode(PING, nonce, True)
 
 
 def status_query() -> bytes:
@@ -178,7 +186,8 @@ def decode(message: bytes) -> RouterMessage:
     if known is None:
         raise malformed(f"a message of unknown type {fields[1]!r}")
     length, decoder = known
-    if len(fields) != 2 + length:
+    is_long_pong = fields[1] == PONG and len(fields) == 5  # with the requests that run
+    if len(fields) != 2 + length and not is_long_pong:
         raise malformed(f"a message of type {fields[1]} with {len(fields)} elements")
     return decoder(*fields[2:])
 
@@ -265,8 +274,18 @@ def _failure(
     )
 
 
-def _pong(nonce: Any, router_incarnation: Any) -> PongMessage:
-    return PongMessage(_unsigned(nonce), _unsigned(router_incarnation))
+def _pong(nonce: Any, router_incarnation: Any, requests: Any = None) -> PongMessage:
+    running = None
+    if requests is not None:
+        running = dict(_running(one) for one in _array(requests))
+    return PongMessage(_unsigned(nonce), _unsigned(router_incarnation), running)
+
+
+def _running(entry: Any) -> tuple[str, RunningRequest]:
+    fields = _array(entry)
+    if len(fields) != 3:
+        raise malformed(f"a running request of {len(fields)} elements")
+    return _text(fields[0]), RunningRequest(_unsigned(fields[1]), _unsigned(fields[2]))
 
 
 def _status(info: Any) -> StatusMessage:

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import protocol
 from .choice import ChoiceAnswer, contradiction, overlap
-from .errors import TIMEOUT, ChatLoopError, malformed
+from .errors import TIMEOUT, ChatLoopError, MissingError, malformed
 from .results import Durations, Generation, Piece, Progress, TokenLogprob, Usage
 
 CHOICES_MAX = 16
@@ -25,7 +25,8 @@ class Request:
     """submitted --ACCEPTED--> running --PIECE...--> ended, by DONE or by an error.
 
     A message that repeats what is held is compared with it and dropped; one that contradicts it
-    ends the request, because equal requests have equal answers, bit for bit.
+    ends the request, because equal requests have equal answers, bit for bit. One before which
+    something is missing makes it `lost`: the router is to be asked once more.
     """
 
     def __init__(self, request_id: str, parameters: dict[str, Any]) -> None:
@@ -35,8 +36,12 @@ class Request:
         self.attempt = 0  # of the message sent last; 0 is SUBMIT
         self.on_news: Callable[[], None] = no_news  # after every change of the above
         self.abandoned = False  # nobody waits for it: it is not attempted again
+        self.lost = False  # something of it did not come: a next attempt is due
+        self.withdrawn = False  # CANCELled before ACCEPTED came: to be submitted anew
+        self.sent_nonce = 0  # of the PING before its last message
         self._parameters = parameters
         self._accepted: protocol.Accepted | None = None
+        self._resumes = False  # RESUME was sent, its ACCEPTED has not come
         self._done: protocol.Done | None = None
         self._prompt_logprobs: list[TokenLogprob | None] = []
         self._choices = [ChoiceAnswer(i) for i in range(_choice_count(parameters))]
@@ -78,6 +83,8 @@ class Request:
         """The message for a router that does not know this request."""
         progress = self.progress
         self.attempt += 1
+        self.lost = False
+        self._resumes = progress is not None
         return self.first_message() if progress is None else protocol.resume(progress)
 
     def restore(self, progress: Progress) -> bytes:
@@ -109,6 +116,10 @@ class Request:
             return
         try:
             self._take(message)
+        except MissingError:
+            if self._resumes:
+                return  # of the attempt before, which goes on until RESUME arrives
+            self.lost = True
         except ChatLoopError as error:
             self.fail(error)
         self.on_news()
@@ -121,7 +132,7 @@ class Request:
         elif isinstance(message, protocol.Done):
             self._on_done(message)
         elif self._accepted is None:
-            raise malformed("a part of an answer before ACCEPTED")
+            raise MissingError("a part of an answer before ACCEPTED")
         elif isinstance(message, protocol.PieceMessage):
             self._on_piece(message)
         elif isinstance(message, protocol.ChoiceDone):
@@ -130,6 +141,7 @@ class Request:
             self._on_prompt_piece(message)
 
     def _on_accepted(self, message: protocol.Accepted) -> None:
+        self._resumes = False
         if self._accepted is not None:
             if message != self._accepted:
                 raise contradiction("ACCEPTED")
@@ -174,12 +186,14 @@ class Request:
     def _on_done(self, message: protocol.Done) -> None:
         if message.finish_reason != "cancelled":  # which may come at any time
             if self._accepted is None:
-                raise malformed("DONE before ACCEPTED")
+                raise MissingError("DONE before ACCEPTED")
             complete = len(self._prompt_logprobs) == len(self._accepted.prompt_ids)
             if self._wants("prompt_logprobs") and not complete:
-                raise malformed("DONE before all log-probabilities of the prompt")
+                raise MissingError("DONE before all log-probabilities of the prompt")
             if len(self._choices) > 1 and any(choice.end is None for choice in self._choices):
-                raise malformed("DONE before the end of each choice")
+                raise MissingError("DONE before the end of each choice")
+            if message.completion_tokens > self.committed:
+                raise MissingError("DONE before all tokens")
         self._done = message
 
     def _wants(self, parameter: str) -> bool:

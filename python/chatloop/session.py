@@ -17,6 +17,7 @@ from .results import Pong
 PING_INTERVAL_S = 0.5  # while a request runs; the router gives a client up after 30 s of silence
 DRAIN_MAX = 64  # messages taken at one look at the socket
 ATTEMPTS_MAX = 5  # times that a request may be lost before it fails
+NEVER_COMPARED = 1 << 64  # of a CANCEL alone: nothing of it is asked for again
 CLIENT_LOST = "client_lost"  # a router took us for gone and ended the request
 
 Answer: TypeAlias = protocol.PongMessage | protocol.StatusMessage | protocol.TraceMessage
@@ -112,6 +113,7 @@ class Session:
         if not self._requests:
             self._router = None  # an idle client does not watch the router: learn it anew
         self.spoke(now_s)
+        request.sent_nonce = self._nonce
         self._requests[request.request_id] = request
         if self._router is None:
             self._first_nonce = self._ping(now_s)
@@ -119,6 +121,7 @@ class Session:
     def cancel_sent(self, request: Request, now_s: float) -> None:
         """CANCEL was sent for a request that is not of this client: `request` gets the answer."""
         self.spoke(now_s)
+        request.sent_nonce = NEVER_COMPARED
         self._requests.setdefault(request.request_id, request)
 
     def drop(self, request: Request) -> None:
@@ -252,7 +255,17 @@ class Session:
         if isinstance(message, protocol.Failure) and message.code == CLIENT_LOST:
             self._try_next(request, now_s)  # our connection broke, or we did not read for long
             return
+        if request.withdrawn:
+            if isinstance(message, (protocol.Done, protocol.Failure)):
+                self._submit_anew(request, now_s)
+            return
         request.on_message(message)
+        if request.lost and not request.ended:
+            if request.accepted:
+                self._try_next(request, now_s)
+            else:
+                self._withdraw(request, now_s)
+            return
         if request.ended:
             del self._requests[request_id]
             if not isinstance(message, (protocol.Done, protocol.Failure)):
@@ -282,11 +295,44 @@ class Session:
         self._router = pong.router_incarnation
         if restarted:
             self._attempt_again(now_s)
+        elif pong.requests is not None:
+            self._compare(pong.requests, pong.nonce, now_s)
+
+    def _compare(
+        self, running: dict[str, protocol.RunningRequest], nonce: int, now_s: float
+    ) -> None:
+        """All that the router sent before its PONG has come, or was lost with a connection that was
+        made anew before anybody noticed."""
+        for request in list(self._requests.values()):
+            if request.sent_nonce >= nonce:
+                continue  # the PING left before it
+            there = running.get(request.request_id)
+            if request.withdrawn:
+                if there is None:
+                    self._submit_anew(request, now_s)
+                else:
+                    self._withdraw(request, now_s)
+            elif there is None or there.tokens > request.committed:
+                if request.accepted or there is None:
+                    self._try_next(request, now_s)
+                else:
+                    self._withdraw(request, now_s)
+
+    def _withdraw(self, request: Request, now_s: float) -> None:
+        """Its ACCEPTED is lost, without which it cannot be resumed."""
+        request.withdrawn, request.lost = True, False
+        request.sent_nonce = self._nonce
+        self._try_send(protocol.cancel(request.request_id), now_s)
+
+    def _submit_anew(self, request: Request, now_s: float) -> None:
+        request.withdrawn = False
+        self._try_next(request, now_s)
 
     def _attempt_again(self, now_s: float) -> None:
         """Another router answers: it does not know what the one before it was asked."""
         for request in list(self._requests.values()):
-            self._try_next(request, now_s)
+            if request.sent_nonce != NEVER_COMPARED:
+                self._try_next(request, now_s)
 
     def _try_next(self, request: Request, now_s: float) -> None:
         """The router does not know the request any more: it hears of it again."""
@@ -297,6 +343,7 @@ class Session:
             request.fail(ChatLoopError(UNREACHABLE, text, retryable=True))
             del self._requests[request.request_id]
         else:
+            request.sent_nonce = self._nonce
             self._try_send(request.next_attempt(), now_s)
 
     def _answer(

@@ -113,14 +113,13 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
         }
         // The same name with another incarnation is the same place after a restart.
         Incarnation replaces = 0;
-        for (const auto& [incarnation, other] : workers_) {
-            if (other.hello.name != hello.name) continue;
-            replaced_.push_back(incarnation);
-            if (replaced_.size() > kWorkersMax) replaced_.pop_front();
-            replaces = incarnation;
-            lose(incarnation, Loss::kReplaced, "was replaced by a new process", now);
-            break;
+        if (const WorkerPeer* holder = holder_of(hello.name)) {
+            replaces = holder->incarnation;
+            if (!yields(workers_.at(replaces), peer, sender, now)) return;
+            lose(replaces, Loss::kReplaced, "was replaced by a new process", now);
         }
+        std::erase_if(lost_, [&](const auto& entry) { return entry.second == sender; });
+        replace_lost(hello.name);
         WorkerPeer worker;
         worker.peer = peer;
         worker.incarnation = sender;
@@ -241,6 +240,7 @@ void Cluster::lose(Incarnation incarnation, Loss loss, const std::string& why, T
     if (loss != Loss::kGoodbye) note_fault(incarnation, now);
     const WorkerPeer gone = std::move(found->second);
     workers_.erase(found);  // and its credit with it
+    forget_name(gone);
     ++counters_.workers_lost;
     const std::string what = gone.hello.name + " " + why;
     events_.on_worker_event(gone, why);

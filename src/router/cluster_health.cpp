@@ -38,6 +38,7 @@ void Cluster::note_alive(WorkerPeer& worker, TimeUs now) {
 // A worker whose control connection is gone may be about to connect anew; meanwhile it is as good
 // as silent.
 void Cluster::on_unreachable(const std::string& peer, TimeUs now) {
+    drop_claim(peer);
     const auto found = std::find_if(workers_.begin(), workers_.end(),
                                     [&](const auto& entry) { return entry.second.peer == peer; });
     if (found == workers_.end() || found->second.unreachable_at != 0) return;
@@ -91,6 +92,12 @@ void Cluster::rearm(TimeUs now) {
         route.installed_at = now;
         for (HopReport& report : route.reports) report.missing = 0;
     }
+}
+
+bool Cluster::is_deserted() const {
+    return std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+        return entry.second.health == Health::kSilent;
+    });
 }
 
 TimeUs Cluster::next_timer() const {

@@ -37,11 +37,26 @@ std::vector<Incarnation> Cluster::successor_of(const Remains& remains,
     return with_sampler(remains.stages, usable);
 }
 
-bool Cluster::restore_one(const Usable& usable, TimeUs now) {
+// Until when its workers are avoided, the worst first; those that are not count as 0.
+std::vector<TimeUs> Cluster::avoidance(const std::vector<Incarnation>& hops, TimeUs now) const {
+    std::vector<TimeUs> until;
+    for (const Incarnation hop : std::set<Incarnation>(hops.begin(), hops.end())) {
+        const WorkerPeer& worker = workers_.at(hop);
+        until.push_back(is_avoided(worker, now) ? avoided_until(worker) : 0);
+    }
+    std::sort(until.begin(), until.end(), std::greater<>());
+    return until;
+}
+
+// Not where `other`, a chain that can be had now, failed less: the same workers would fail again,
+// if it is an edge between them that is bad.
+bool Cluster::restore_one(const Usable& usable, const std::vector<Incarnation>& other,
+                          TimeUs now) {
     for (const auto& [generation, remains] : remains_) {
         if (remains.successor != 0) continue;
         const std::vector<Incarnation> hops = successor_of(remains, usable);
         if (hops.empty()) continue;
+        if (!other.empty() && avoidance(other, now) < avoidance(hops, now)) continue;
         install(hops, now, generation);
         return true;
     }

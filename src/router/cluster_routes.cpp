@@ -18,8 +18,8 @@ Route* Cluster::find_route(Generation generation) {
     return found == routes_.end() ? nullptr : &found->second;
 }
 
-// Where there is a choice: a successor of what was there, which goes on with its KV, before another
-// chain; and those that are not avoided before those that are.
+// Where there is a choice: those that are not avoided before those that are; then a successor of
+// what was there, which goes on with its KV, before a chain that failed as much.
 void Cluster::form_route(TimeUs now) {
     form_at_ = now + kFormIntervalUs;
     if (!forming_) return;
@@ -27,8 +27,8 @@ void Cluster::form_route(TimeUs now) {
         const Usable usable = [&](const WorkerPeer& worker) {
             return is_free(worker) && !(avoiding && is_avoided(worker, now));
         };
-        if (restore_one(usable, now)) break;
         const std::vector<Incarnation> chain = find_chain(usable);
+        if (restore_one(usable, chain, now)) break;
         if (chain.empty()) continue;
         install(chain, now);
         break;
@@ -41,11 +41,27 @@ bool Cluster::is_free(const WorkerPeer& worker) const {
            worker.health == Health::kAlive;
 }
 
-// Usable workers whose layer ranges follow each other from layer 0 to the end, then a sampler.
-// Empty when there is none. Found from the end: the workers that begin at a layer from whose range
-// the end can be reached, first those that were never avoided or longest ago, then the lowest
-// incarnation.
+// Stages and a sampler; empty when there is none. If the stages took the only samplers there are,
+// one of those is left out of them.
 std::vector<Incarnation> Cluster::find_chain(const Usable& usable) const {
+    const std::vector<Incarnation> stages = find_stages(usable);
+    if (stages.empty()) return {};
+    std::vector<Incarnation> chain = with_sampler(stages, usable);
+    for (size_t i = 0; i < stages.size() && chain.empty(); ++i) {
+        if ((workers_.at(stages[i]).hello.roles & wire::kRoleSampler) == 0) continue;
+        const auto others = [&](const WorkerPeer& worker) {
+            return worker.incarnation != stages[i] && usable(worker);
+        };
+        const std::vector<Incarnation> rest = find_stages(others);
+        if (!rest.empty()) chain = with_sampler(rest, usable);
+    }
+    return chain;
+}
+
+// Usable workers whose layer ranges follow each other from layer 0 to the end. Empty when there are
+// none. Found from the end: the workers that begin at a layer from whose range the end can be
+// reached, first those that were never avoided or longest ago, then the lowest incarnation.
+std::vector<Incarnation> Cluster::find_stages(const Usable& usable) const {
     std::vector<Incarnation> next(config_.layers + 1, 0);  // 0: the end cannot be reached from here
     for (uint32_t layer = config_.layers; layer-- > 0;) {
         for (const auto& [incarnation, worker] : workers_) {
@@ -64,7 +80,7 @@ std::vector<Incarnation> Cluster::find_chain(const Usable& usable) const {
         chain.push_back(next[layer]);
         layer = workers_.at(next[layer]).hello.layer_end;
     }
-    return with_sampler(std::move(chain), usable);
+    return chain;
 }
 
 // The sampler is the last stage's own process where it has that role. Empty when there is none.

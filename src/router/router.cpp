@@ -13,6 +13,8 @@ namespace chatloop {
 namespace {
 
 constexpr TimeUs kOwnGapUs = 400 * kMillisecondUs;  // timers are due every 200 ms
+constexpr TimeUs kDesertedUs = 3 * kSecondUs;  // a drain waits no longer for workers that are
+                                               // all gone: a supervisor is back within 2 s
 
 }  // namespace
 
@@ -92,13 +94,15 @@ void Router::on_tick(TimeUs now) {
     // judged only when it was read.
     if (ticked_at_ != 0 && now - ticked_at_ > kOwnGapUs && holds(Rule::kOwnPause)) {
         cluster_.rearm(now);
+        peopled_at_ = now;
         for (auto& [generation, lane] : lanes_) lane.answered_at = now;
         for (auto& [name, client] : clients_) client.heard_at = now;
     }
     ticked_at_ = now;
-    if (started_at_ == 0) started_at_ = now;
+    if (started_at_ == 0) started_at_ = peopled_at_ = now;
     if (draining_ && sequences_.empty()) cluster_.stop_forming();
     cluster_.on_tick(now);
+    if (!cluster_.is_deserted()) peopled_at_ = now;
     check_overdue(now);
     judge(now);
     hand_over(now);
@@ -125,7 +129,8 @@ void Router::on_tick(TimeUs now) {
     }
     schedule(now);
     if (!draining_) return;
-    if (now >= drain_until_) {
+    const bool is_over = now >= drain_until_ || now - peopled_at_ >= kDesertedUs;
+    if (is_over) {
         const Error draining{ErrorCode::kDraining, "the router is shutting down"};
         while (!sequences_.empty()) fail(*sequences_.begin()->second, draining);
         lanes_.clear();
@@ -136,11 +141,13 @@ void Router::on_tick(TimeUs now) {
     // A connection that is closed with unread bytes is reset, which takes along what was sent last:
     // a FENCE that a draining worker waits for. So its acknowledgement is heard first.
     const bool settled = sequences_.empty() && cluster_.routes().empty();
-    finished_ = finished_ || (settled && (cluster_.all_fenced() || now >= drain_until_));
+    finished_ = finished_ || (settled && (cluster_.all_fenced() || is_over));
 }
 
 TimeUs Router::next_timer() const {
     TimeUs next = std::min(cluster_.next_timer(), finished_ ? kNever : drain_until_);
+    if (draining_ && !finished_ && cluster_.is_deserted())
+        next = std::min(next, peopled_at_ + kDesertedUs);
     for (const auto& [generation, lane] : lanes_)
         if (!lane.in_flight.empty())
             next = std::min(next, overdue_at(cluster_.routes().at(generation), lane));

@@ -15,6 +15,10 @@ constexpr uint32_t kTypicalRows = 64;    // of a frame, for the price of a promp
 constexpr double kRateWeight = 0.3;      // of the last second
 constexpr double kRateLeast = 0.01;      // tokens/s that are told from none
 
+uint64_t pool_rows(const Route& route) {
+    return uint64_t{route.kv->block_count()} * kBlockRows;
+}
+
 }  // namespace
 
 void Router::schedule(TimeUs now) {
@@ -57,12 +61,19 @@ uint32_t Router::sequences_max(const Route& route) const {
     return std::min(wanted, route.kv->slot_count());
 }
 
-// Of the routes with a place, the one on which the sequence is predicted to start first.
+// Of the routes with a place, the one on which the sequence is predicted to start first. One whose
+// pool it fits less than another's is none of them, or its answer would be cut short there.
 const Route* Router::choose_route(const Sequence& sequence) const {
+    uint64_t largest = 0;
+    for (const auto& [generation, route] : cluster_.routes())
+        if (cluster_.takes_new(route)) largest = std::max(largest, pool_rows(route));
+    const uint64_t rows =
+        std::min(largest, uint64_t{sequence.prompt_count} + sequence.tokens_max);
     const Route* best = nullptr;
     double best_us = 0;
     for (const auto& [generation, route] : cluster_.routes()) {
         if (!cluster_.takes_new(route) || route.kv->free_slots() == 0) continue;
+        if (pool_rows(route) < rows) continue;
         const Lane& lane = lanes_.at(generation);
         if (lane.sequences.size() >= sequences_max(route)) continue;
         const double us = queued_us(route, lane, sequence);
@@ -99,16 +110,16 @@ std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& seque
 
 // The request was checked against the routes of its arrival; this one's pool may be smaller.
 Status Router::fit_to_route(Sequence& sequence, const Route& route) const {
-    const uint64_t pool_rows = uint64_t{route.kv->block_count()} * kBlockRows;
+    const uint64_t held = pool_rows(route);
     const uint64_t rows = uint64_t{sequence.prompt_count} + sequence.tokens_max;
-    if (rows <= pool_rows) return Ok{};
+    if (rows <= held) return Ok{};
     const uint64_t answer = sequence.tokens_max > 0 ? sequence.committed() + 1 : 0;
-    if (sequence.prompt_count + answer > pool_rows) {
+    if (sequence.prompt_count + answer > held) {
         return Error{ErrorCode::kPromptTooLong,
                      "prompt and answer so far do not fit the KV cache of " +
-                         std::to_string(pool_rows) + " positions"};
+                         std::to_string(held) + " positions"};
     }
-    sequence.tokens_max = static_cast<uint32_t>(pool_rows - sequence.prompt_count);
+    sequence.tokens_max = static_cast<uint32_t>(held - sequence.prompt_count);
     return Ok{};
 }
 

@@ -1,4 +1,5 @@
 // The front: what clients say, and what they are told.
+#include "chatloop/core/limits.hpp"
 #include "chatloop/router/router.hpp"
 
 namespace chatloop {
@@ -46,7 +47,9 @@ void Router::on_client(const std::string& client, wire::ByteView bytes, TimeUs n
     } else if (const auto* cancel = std::get_if<wire::Cancel>(&body)) {
         on_cancel(client, cancel->request_id, now);
     } else if (const auto* ping = std::get_if<wire::Ping>(&body)) {
-        send(client, wire::Pong{ping->nonce, config_.cluster.incarnation});
+        wire::Pong pong{ping->nonce, config_.cluster.incarnation, {}};
+        if (ping->wants_requests) pong.requests = requests_of(client);
+        send(client, pong);
     } else if (const auto* trace = std::get_if<wire::TraceQuery>(&body)) {
         send_trace(client, trace->request_id);
     } else {
@@ -60,6 +63,18 @@ std::shared_ptr<Request> Router::find_request(const std::string& client,
     if (known == clients_.end()) return nullptr;
     const auto request = known->second.requests.find(request_id);
     return request == known->second.requests.end() ? nullptr : request->second;
+}
+
+// What runs for the client; nothing where that would be too much for a message.
+std::optional<std::vector<wire::RunningRequest>> Router::requests_of(
+    const std::string& client) const {
+    std::vector<wire::RunningRequest> running;
+    const auto known = clients_.find(client);
+    if (known == clients_.end()) return running;
+    if (known->second.requests.size() > kPongRequestsMax) return std::nullopt;
+    for (const auto& [request_id, request] : known->second.requests)
+        running.push_back({request_id, request->attempt, committed(*request)});
+    return running;
 }
 
 void Router::on_cancel(const std::string& client, const std::string& request_id, TimeUs now) {

@@ -20,7 +20,10 @@ struct Encoder {
         write_parameters(writer, m.parameters);
         write_progress(writer, m.progress);
     }
-    void operator()(const Ping& m) { begin_front(writer, FrontType::kPing, 1).number(m.nonce); }
+    void operator()(const Ping& m) {
+        begin_front(writer, FrontType::kPing, m.wants_requests ? 2 : 1).number(m.nonce);
+        if (m.wants_requests) writer.boolean(true);
+    }
     void operator()(const TraceQuery& m) {
         begin_front(writer, FrontType::kTraceQuery, 1).str(m.request_id);
     }
@@ -65,7 +68,12 @@ ClientBody read_body(FrontType type, Fields& f, Problem& problem, ClientError& f
             m.progress = read_progress(f.next("progress"), m.parameters.n);
             return m;
         }
-        case FrontType::kPing: return Ping{f.next("nonce").u64()};
+        case FrontType::kPing: {
+            Ping m;
+            m.nonce = f.next("nonce").u64();
+            m.wants_requests = f.count() > kFrontPrefix + 1 && f.next("wants requests").boolean();
+            return m;
+        }
         case FrontType::kTraceQuery:
             return TraceQuery{f.next("request_id").str(kRequestIdBytesMax)};
         default: return StatusQuery{};
@@ -100,7 +108,9 @@ std::variant<ClientBody, ClientError> decode_client(ByteView bytes) {
     const uint8_t type = fields.next("type").u8();
     const std::optional<size_t> expected = body_elements(type);
     if (!expected) problem.fail("type", "is unknown");
-    if (expected && fields.count() != kFrontPrefix + *expected) {
+    const bool is_long_ping = FrontType{type} == FrontType::kPing &&
+                              fields.count() == kFrontPrefix + 2;
+    if (expected && fields.count() != kFrontPrefix + *expected && !is_long_ping) {
         problem.fail("message", "has another length than its type's");
     }
     ClientBody body;

@@ -75,7 +75,11 @@ struct Encoder {
         m.retry_after_ms ? writer.number(*m.retry_after_ms) : writer.nil();
     }
     void operator()(const Pong& m) {
-        begin_front(writer, FrontType::kPong, 2).number(m.nonce).number(m.router);
+        begin_front(writer, FrontType::kPong, m.requests ? 3 : 2).number(m.nonce).number(m.router);
+        if (!m.requests) return;
+        writer.array(m.requests->size());
+        for (const RunningRequest& one : *m.requests)
+            writer.array(3).str(one.request_id).number(one.attempt).number(one.tokens);
     }
     void operator()(const TraceReply& m) {
         begin_front(writer, FrontType::kTraceReply, 2).str(m.request_id);
@@ -206,6 +210,17 @@ Pong read_pong(Fields& f) {
     Pong m;
     m.nonce = f.next("nonce").u64();
     m.router = f.next("router incarnation").u64(1);
+    if (f.count() == kFrontPrefix + 2) return m;
+    m.requests.emplace();
+    Fields requests = f.next("requests").list(0, kPongRequestsMax);
+    for (size_t i = 0; i < requests.count(); ++i) {
+        Fields one = requests.next("request").list(3, 3);
+        RunningRequest running;
+        running.request_id = read_request_id(one);
+        running.attempt = one.next("attempt").u32();
+        running.tokens = one.next("tokens").u32();
+        m.requests->push_back(std::move(running));
+    }
     return m;
 }
 
@@ -260,9 +275,12 @@ Result<RouterBody> decode_router(ByteView bytes) {
     Problem problem;
     Fields fields = Value(&tree->root(), "message", problem).list(kFrontPrefix, kFrontElementsMax);
     fields.next("version").u8(kProtocolVersion, kProtocolVersion);
-    const std::optional<BodyReader> reader = body_reader(fields.next("type").u8());
+    const uint8_t type = fields.next("type").u8();
+    const std::optional<BodyReader> reader = body_reader(type);
     if (!reader) problem.fail("type", "is unknown");
-    if (reader && fields.count() != kFrontPrefix + reader->elements) {
+    const bool is_long_pong = FrontType{type} == FrontType::kPong &&
+                              fields.count() == kFrontPrefix + 3;
+    if (reader && fields.count() != kFrontPrefix + reader->elements && !is_long_pong) {
         problem.fail("message", "has another length than its type's");
     }
     RouterBody body;

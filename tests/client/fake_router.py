@@ -82,6 +82,7 @@ class FakeRouter:
     def __init__(self, handler: Handler, *, incarnation: int = 7, port: int = 0) -> None:
         self.heard: list[list[Any]] = []
         self.mute = False
+        self.running: list[list[Any]] | None = None  # what PONG says of requests
         self.incarnation = incarnation
         self._handler = handler
         self._peers: dict[str, bytes] = {}  # request id -> the client that named it last
@@ -175,7 +176,8 @@ class FakeRouter:
         assert version == 1
         self.heard.append(body)
         if body[0] == PING:
-            answer = [1, PONG, body[1], self.incarnation]
+            running = [] if self.running is None else [self.running]
+            answer = [1, PONG, body[1], self.incarnation, *running]
         elif body[0] == STATUS_QUERY:
             answer = [1, STATUS, STATUS_INFO]
         elif body[0] == TRACE_QUERY:

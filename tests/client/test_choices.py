@@ -107,7 +107,6 @@ def piece_behind_the_end(router: FakeRouter, name: str) -> None:
         (3, contradicting_end, "internal"),
         (3, lambda router, name: router.choice_done(name, 3), "malformed"),
         (1, lambda router, name: router.choice_done(name, 0), "malformed"),
-        (3, lambda router, name: router.done(name, "length"), "malformed"),  # without the others
         (3, lambda router, name: router.choice_done(name, -1), "malformed"),
     ],
 )

@@ -39,6 +39,7 @@ void ClientProcess::die() {
 void ClientProcess::power_on() {
     router_ = random_.below(static_cast<uint32_t>(setting_.routers.size()));
     connected_ = false;
+    sees_links_ = random_.one_in(2);
     connect();
     heard_at_ = timeline_.now();
 }
@@ -89,6 +90,7 @@ void ClientProcess::take_up(SimRequest& request, TimeUs now) {
     }
     progress.seed = *request.submit.parameters.seed;
     progress.fingerprint = request.fingerprint;
+    request.sent_nonce = nonce_;
     setting_.coverage.note("a client resumed");
     setting_.say(name(), "resumes " + request.submit.request_id + ", attempt " +
                              std::to_string(request.attempt));
@@ -114,13 +116,15 @@ void ClientProcess::change_router(TimeUs now) {
 
 void ClientProcess::on_tick(TimeUs now, TimeUs) {
     const uint32_t handshakes = bus_.handshakes(front_);
-    if (std::exchange(handshakes_, handshakes) != handshakes && handshakes > 1) take_up_all(now);
+    const bool is_new = std::exchange(handshakes_, handshakes) != handshakes && handshakes > 1;
+    if (is_new && sees_links_) take_up_all(now);
     if (has_open() && now - heard_at_ > kSilenceUs) change_router(now);
     if (!has_open()) heard_at_ = now;
     for (SimRequest& request : requests_) {
         if (request.ended()) continue;
         if (!request.sent && now >= request.at && bus_.is_up(front_)) {
             request.sent = true;
+            request.sent_nonce = nonce_;
             request.connection = front_;
             if (request.resume) {
                 request.attempt = 1;
@@ -139,7 +143,7 @@ void ClientProcess::on_tick(TimeUs now, TimeUs) {
         }
     }
     if (now >= ping_at_) {
-        say(wire::Ping{1});
+        say(wire::Ping{++nonce_, true});
         ping_at_ = now + kPingUs;
     }
 }
@@ -158,7 +162,7 @@ TimeUs ClientProcess::next_timer() const {
 // ---- what it hears ----
 
 void ClientProcess::on_message(Arrival arrival, TimeUs now) {
-    if (arrival.kind == Arrival::Kind::kLink) return;  // on_tick looks at the connection
+    if (arrival.kind == Arrival::Kind::kLink) return;  // on_tick may look at the connection
     if (arrival.peer != front_endpoint(setting_.routers[router_])) return;  // a closed socket's
     const Result<wire::RouterBody> body = wire::decode_router(arrival.bytes.bytes());
     CL_ASSERT(body.ok());
@@ -166,11 +170,31 @@ void ClientProcess::on_message(Arrival arrival, TimeUs now) {
     hear(*body, now);
 }
 
+// All that was sent before a PONG came before it, or was lost.
+void ClientProcess::compare(const wire::Pong& pong, TimeUs now) {
+    CL_ASSERT(pong.requests.has_value());
+    for (SimRequest& request : requests_) {
+        const bool is_due = request.sent && request.open() && request.resume_at == kNever;
+        if (!is_due || request.sent_nonce >= pong.nonce) continue;
+        size_t held = 0;
+        for (const SimChoice& choice : request.choices) held += choice.tokens.size();
+        const auto running = std::find_if(
+            pong.requests->begin(), pong.requests->end(), [&](const wire::RunningRequest& one) {
+                return one.request_id == request.submit.request_id;
+            });
+        if (running != pong.requests->end() && running->tokens <= held) continue;
+        if (is_unbroken(request))
+            return broken(request, "a PONG before what was sent before it");
+        setting_.coverage.note("a PONG told what was lost");
+        request.resume_at = now;
+    }
+}
+
 void ClientProcess::hear(const wire::RouterBody& body, TimeUs now) {
     if (const auto* pong = std::get_if<wire::Pong>(&body)) {
         const Incarnation known = std::exchange(router_incarnation_, pong->router);
-        if (known != 0 && known != pong->router) take_up_all(now);  // it was restarted
-        return;
+        if (known != 0 && known != pong->router) return take_up_all(now);  // it was restarted
+        return compare(*pong, now);
     }
     if (const auto* failure = std::get_if<wire::Failure>(&body))
         return hear_failure(*failure, now);

@@ -34,6 +34,7 @@ protected:
 
 private:
     void hear(const wire::RouterBody& body, TimeUs now);
+    void compare(const wire::Pong& pong, TimeUs now);
     void hear_piece(SimRequest& request, const wire::Piece& piece, TimeUs now);
     void hear_prompt(SimRequest& request, const wire::PromptPiece& piece, TimeUs now);
     void hear_failure(const wire::Failure& failure, TimeUs now);
@@ -55,6 +56,8 @@ private:
     uint32_t handshakes_ = 0;  // of front_, that were heard of
     TimeUs heard_at_ = 0;
     TimeUs ping_at_ = 0;
+    uint64_t nonce_ = 0;       // of the last PING
+    bool sees_links_ = false;  // or learns from PONGs alone that a connection was made anew
     Incarnation router_incarnation_ = 0;
 };
 

@@ -176,8 +176,10 @@ void Nemesis::trouble_client() {
         return client.die();
     }
     if (random_.one_in(2)) {
-        note("a front connection is reset: " + client.name());
-        return setting_.bus.reset(client, any_router(), kFrontWire, false);
+        const bool quiet = random_.one_in(2);
+        note(std::string(quiet ? "a front connection is reset unseen: "
+                               : "a front connection is reset: ") + client.name());
+        return setting_.bus.reset(client, any_router(), kFrontWire, quiet);
     }
     note("a client is cut off: " + client.name());
     const TimeUs us = draw_duration(5000);

@@ -33,6 +33,7 @@ struct SimRequest {
 
     uint32_t attempt = 0;
     bool sent = false;
+    uint64_t sent_nonce = 0;  // of the PING before it was sent last
     bool cancel_sent = false;
     bool was_cut = false;    // a connection broke while it ran, or it was taken up
     bool abandoned = false;  // its client died, or gave it up

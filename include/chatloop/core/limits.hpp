@@ -75,6 +75,7 @@ inline constexpr uint32_t kPieceTokensMax = 1024;       // tokens in one message
 inline constexpr uint32_t kCountersMax = 64;            // names in one map of STATUS
 inline constexpr uint32_t kBucketsMax = 64;             // of a histogram
 inline constexpr uint32_t kStatusRequestsMax = 64;      // that STATUS lists
+inline constexpr uint32_t kPongRequestsMax = 4096;      // that PONG lists; of more, none
 inline constexpr uint32_t kStatusEventsMax = 32;
 
 // Traces (router/trace.hpp).

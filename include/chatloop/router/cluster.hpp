@@ -172,6 +172,8 @@ public:
     void credit(Route& route, uint64_t bytes);  // by its RESULT
 
     void stop_forming() { forming_ = false; }
+    // Nobody is there who could compute, or is expected back within a moment.
+    bool is_deserted() const;
     // Every worker that is still there has acknowledged its last FENCE: nobody waits for this
     // router.
     bool all_fenced() const;
@@ -187,6 +189,22 @@ private:
 
     void on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
                   TimeUs now);
+
+    // Names (cluster_names.cpp).
+    // A process that asks for the name of another one.
+    struct Claim {
+        Incarnation incarnation = 0;
+        std::string peer;
+        TimeUs since = 0;
+        bool told = false;
+    };
+    const WorkerPeer* holder_of(const std::string& name) const;
+    bool yields(WorkerPeer& holder, const std::string& peer, Incarnation sender, TimeUs now);
+    void replace_lost(const std::string& name);
+    void never_again(Incarnation incarnation);
+    void forget_name(const WorkerPeer& gone);
+    void drop_claim(const std::string& peer);
+
     std::string mismatch(const wire::Hello& hello) const;
     void on_ready(WorkerPeer& worker, Generation generation, TimeUs now);
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
@@ -198,6 +216,7 @@ private:
     void form_route(TimeUs now);
     bool is_free(const WorkerPeer& worker) const;
     std::vector<Incarnation> find_chain(const Usable& usable) const;
+    std::vector<Incarnation> find_stages(const Usable& usable) const;
     std::vector<Incarnation> with_sampler(std::vector<Incarnation> stages,
                                           const Usable& usable) const;
     void install(const std::vector<Incarnation>& hops, TimeUs now, Generation succeeds = 0);
@@ -210,7 +229,8 @@ private:
     // Remains (cluster_recovery.cpp).
     void leave_remains(const Route& route, const std::string& why, TimeUs now);
     std::vector<Incarnation> successor_of(const Remains& remains, const Usable& usable) const;
-    bool restore_one(const Usable& usable, TimeUs now);
+    bool restore_one(const Usable& usable, const std::vector<Incarnation>& other, TimeUs now);
+    std::vector<TimeUs> avoidance(const std::vector<Incarnation>& hops, TimeUs now) const;
     void take_remains_for(Incarnation before, Incarnation after);
     void drop_remains_of(Incarnation stage, const std::string& why, TimeUs now);
     void drop_unrestorable(TimeUs now);
@@ -235,6 +255,8 @@ private:
     Events& events_;
     std::map<Incarnation, WorkerPeer> workers_;
     std::deque<Incarnation> replaced_;  // never accepted again, the oldest first
+    std::deque<std::pair<std::string, Incarnation>> lost_;  // may come back until replaced
+    std::map<std::string, Claim> claims_;                   // by a name that is in use
     std::map<Generation, Route> routes_;
     std::map<Generation, Remains> remains_;
     std::map<std::string, Record> records_;  // by a worker's name

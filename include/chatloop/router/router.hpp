@@ -312,6 +312,7 @@ private:
     void send(const std::string& client, const wire::RouterBody& body);
     void reply_error(const std::string& client, std::optional<std::string> request_id,
                      const Error& error, uint32_t committed = 0);
+    std::optional<std::vector<wire::RunningRequest>> requests_of(const std::string& client) const;
     std::shared_ptr<Request> find_request(const std::string& client,
                                           const std::string& request_id) const;
     void on_cancel(const std::string& client, const std::string& request_id, TimeUs now);
@@ -365,6 +366,7 @@ private:
     TimeUs ticked_at_ = 0;
     bool draining_ = false;
     TimeUs drain_until_ = kNever;
+    TimeUs peopled_at_ = 0;  // the last time that a worker was there
     bool finished_ = false;
     TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
     RouterCounters counters_;

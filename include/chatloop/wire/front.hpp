@@ -91,6 +91,7 @@ struct Resume {
 
 struct Ping {
     uint64_t nonce = 0;
+    bool wants_requests = false;  // Pong::requests
     bool operator==(const Ping&) const = default;
 };
 
@@ -183,9 +184,19 @@ struct Failure {
     bool operator==(const Failure&) const = default;
 };
 
+// Of a request of this client that runs: what has been sent to it before the PONG. A client with
+// less has lost a message on a connection that was made anew.
+struct RunningRequest {
+    std::string request_id;
+    uint32_t attempt = 0;
+    uint32_t tokens = 0;  // of all choices
+    bool operator==(const RunningRequest&) const = default;
+};
+
 struct Pong {
     uint64_t nonce = 0;
     Incarnation router = 0;
+    std::optional<std::vector<RunningRequest>> requests;  // when asked for
     bool operator==(const Pong&) const = default;
 };
 

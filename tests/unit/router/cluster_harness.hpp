@@ -80,6 +80,18 @@ public:
         hear(spec.incarnation, hello_of(config, spec));
         beat(spec.incarnation);
     }
+    // A process of the name was killed, and this is the next one.
+    void restart(Incarnation before, const WorkerSpec& spec) {
+        cluster->on_unreachable(peer_of(before), now);
+        insist(spec);
+        beat(spec.incarnation);
+    }
+    // Two HELLOs, as a process says them that lives.
+    void insist(const WorkerSpec& spec) {
+        hear(spec.incarnation, hello_of(config, spec));
+        now += 100 * kMillisecondUs;
+        hear(spec.incarnation, hello_of(config, spec));
+    }
     void stage(Incarnation incarnation, const std::string& name, uint32_t first, uint32_t end) {
         join({incarnation, name, wire::kRoleStage, first, end});
     }

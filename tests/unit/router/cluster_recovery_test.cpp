@@ -59,11 +59,10 @@ struct UpRoute : ClusterHarness {
 TEST_CASE("the same stages go on with their KV, whoever samples") {
     UpRoute h;
     const auto kv = h.cluster->find_route(1)->kv;
-    h.hear(31, hello_of(h.config, {31, "sampler", wire::kRoleSampler, 0, 0}));  // restarted
+    h.restart(30, {31, "sampler", wire::kRoleSampler, 0, 0});
     CHECK(h.died == std::vector<Incarnation>{30});
     REQUIRE(h.down.size() == 1);
     CHECK(h.kv_lost.empty());
-    h.beat(31);
     REQUIRE(h.form_and_beat() == 2);
     CHECK(h.newest().succeeds == 1);
     CHECK(h.newest().kv == kv);
@@ -75,7 +74,7 @@ TEST_CASE("the same stages go on with their KV, whoever samples") {
 TEST_CASE("a stage of another incarnation has nothing, and so has the route") {
     UpRoute h;
     const auto kv = h.cluster->find_route(1)->kv;
-    h.stage(21, "last", 2, 4);
+    h.restart(20, {21, "last", wire::kRoleStage, 2, 4});
     CHECK(h.died == std::vector<Incarnation>{20});
     CHECK(h.kv_lost == std::vector<Generation>{1});
     REQUIRE(h.form_and_beat() == 2);
@@ -299,4 +298,42 @@ TEST_CASE("a sampler that cannot reach us is left for another one") {
     }
     REQUIRE(!h.cluster->routes().empty());
     CHECK(h.newest().hops.back() == 40);
+}
+
+TEST_CASE("one edge is bad for good, and there is a spare at one end of it only") {
+    for (const bool near_end : {true, false}) {
+        CAPTURE(near_end);
+        UpRoute h;
+        const Incarnation spare = near_end ? 11 : 21;
+        if (near_end) h.stage(spare, "first-spare", 0, 2);
+        else h.stage(spare, "last-spare", 2, 4);
+        const std::vector<Incarnation> good =
+            near_end ? std::vector<Incarnation>{11, 20, 30} : std::vector<Incarnation>{10, 21, 30};
+        h.beat(10, {{1, 0, 0, 0, false, true}});
+        REQUIRE(h.down.size() == 1);
+        for (int tried = 0; tried < 20 && h.up.size() == 1; ++tried) {
+            h.fenced = h.form_and_beat() - 1;
+            REQUIRE(h.cluster->routes().size() == 1);
+            const Generation generation = h.newest().generation;
+            if (h.newest().hops == good) h.bring_up(generation);
+            else h.hear(10, wire::Unreachable{generation, 0, h.newest().hops[1]});
+        }
+        REQUIRE(h.up.size() == 2);
+        CHECK(h.newest().hops == good);
+        CHECK(h.kv_lost == std::vector<Generation>{1});
+        CHECK(h.down.size() <= 3);  // it is not tried over and over
+    }
+}
+
+TEST_CASE("a stage that is avoided goes on with its KV where nobody is better") {
+    UpRoute h;
+    h.cluster->fault(1, "test", h.now);
+    h.fenced = h.form_and_beat() - 1;
+    REQUIRE(h.newest().hops == std::vector<Incarnation>{10, 20, 30});
+    h.hear(10, wire::Unreachable{h.newest().generation, 0, 20});
+    h.fenced = h.form_and_beat() - 1;
+    CHECK(h.newest().hops == std::vector<Incarnation>{10, 20, 30});
+    CHECK(h.newest().succeeds == 1);
+    h.bring_up(h.newest().generation);
+    CHECK(h.kv_lost.empty());
 }

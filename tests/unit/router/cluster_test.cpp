@@ -85,6 +85,15 @@ TEST_CASE("routes are disjoint, and a spare waits until a whole second route is 
     CHECK(h.cluster->find_route(2)->workers == std::set<Incarnation>{11, 12});
 }
 
+TEST_CASE("a stage that is also the only sampler there is leaves its layers to another one") {
+    ClusterHarness h(4);
+    h.join({10, "first, sampler", kBoth, 0, 2});
+    h.stage(11, "first", 0, 2);
+    h.stage(20, "last", 2, 4);
+    REQUIRE(h.form() == 1);
+    CHECK(h.cluster->find_route(1)->hops == std::vector<Incarnation>{11, 20, 10});
+}
+
 TEST_CASE("a worker that still loads is on no route") {
     ClusterHarness h(2);
     h.hear(10, hello_of(h.config, {10, "a", kBoth, 0, 2}));
@@ -197,7 +206,7 @@ TEST_CASE("who is not a member is told so") {
 
 TEST_CASE("a restart under the same name replaces the old process for ever") {
     UpRoute h;
-    h.stage(11, "first", 0, 2);
+    h.restart(10, {11, "first", wire::kRoleStage, 0, 2});
     REQUIRE(h.down.size() == 1);
     CHECK(h.down[0].first == 1);
     CHECK_FALSE(h.cluster->workers().contains(10));

@@ -96,7 +96,7 @@ TEST_CASE("as many workers as are let in, each a route of its own with the large
 TEST_CASE("one name with ever new incarnations is one worker, and leaves nothing behind") {
     ClusterHarness h(1);
     for (Incarnation i = 1; i <= 3 * kWorkersMax; ++i)
-        h.join({i, "same", wire::kRoleStage | wire::kRoleSampler, 0, 1});
+        h.restart(i - 1, {i, "same", wire::kRoleStage | wire::kRoleSampler, 0, 1});
     CHECK(h.cluster->workers().size() == 1);
     CHECK(h.cluster->counters().workers_joined == 3 * kWorkersMax);
     CHECK(h.cluster->counters().workers_lost == 3 * kWorkersMax - 1);

@@ -314,3 +314,26 @@ TEST_CASE("a drain ends in time though a worker never answers, and at once when 
     twice.router->drain(twice.now);
     CHECK(twice.router->finished());
 }
+
+TEST_CASE("PONG tells what was sent of the client's requests before it") {
+    RouterHarness h;
+    h.bring_up();
+    h.say(wire::Ping{1});
+    CHECK_FALSE(h.heard<wire::Pong>().back().requests);  // as clients of before ask
+    const auto running = [&](const std::string& client = kClient) {
+        h.say(wire::Ping{2, true}, client);
+        REQUIRE(h.heard<wire::Pong>(client).back().requests);
+        return *h.heard<wire::Pong>(client).back().requests;
+    };
+    CHECK(running().empty());
+    h.submit("a", 5, 3);
+    h.submit("b", 5, 9);
+    using List = std::vector<wire::RunningRequest>;
+    CHECK(running() == List{{"a", 0, 0}, {"b", 0, 0}});
+    CHECK(running("client-2").empty());
+    h.answer(h.result_of(h.answered++));
+    for (const wire::RunningRequest& one : running())
+        CHECK(one.tokens == h.tokens(one.request_id).size());
+    h.answer_all();
+    CHECK(running().empty());
+}

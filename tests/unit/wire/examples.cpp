@@ -100,7 +100,7 @@ std::vector<ClientBody> client_examples() {
     const Progress progress{{1, 2, 300}, {{4}}, 99, "0123456789abcdef"};
     const Progress of_two{{1}, {{4, 5}, {}}, 99, "0123456789abcdef"};
     return {Submit{"r-1", text},         Submit{"r-2", chat}, Cancel{"r-1"},
-            Resume{"r-3", 2, ids, progress}, Ping{987654321},     StatusQuery{},
+            Resume{"r-3", 2, ids, progress}, Ping{987654321}, Ping{5, true},    StatusQuery{},
             Resume{"r-4", 1, choices, of_two},  Submit{"r-5", tools},
             TraceQuery{"r-\"\n"}};
 }
@@ -153,7 +153,7 @@ std::vector<RouterBody> router_examples() {
         Failure{"r", "worker_lost", "a worker died", true, 12, {}},
         Failure{"r", "queue_full", "too many", true, 0, 1500},
         Failure{{}, "malformed", "what was that", false, 0, {}},
-        Pong{5, 6},
+        Pong{5, 6, {}}, Pong{5, 6, {{}}}, Pong{5, 6, {{{"r-1", 0, 0}, {"r-2", 3, 70000}}}},
         status,
         ChoiceDone{"r", 1, "stop", std::string("END"), 20},
         ChoiceDone{"r", 0, "length", {}, 20},
