@@ -127,6 +127,8 @@ void RouterNode::wire() {
         router_->on_control(envelope.peer, envelope.message.bytes(), now);
     });
     loop.add_socket(front_, Priority::kData, [this](TimeUs now, Envelope envelope) {
+        // A routing id is what its peer says it is, also that of one of ours who came by HTTP.
+        if (HttpFront::owns(envelope.peer)) return front_.note_malformed();
         router_->on_client(envelope.peer, envelope.message.bytes(), now);
     });
     loop.add_socket(result_, Priority::kData, [this](TimeUs now, Envelope envelope) {

@@ -133,7 +133,7 @@ class AsyncClient:
         """
         trace = await self._connected().trace(request_id, self._timeout_s)
         if trace is None:
-            raise no_answer(self._endpoint, "TRACE", self._timeout_s)
+            raise no_answer(", ".join(self._endpoints), "TRACE", self._timeout_s)
         return trace[0]
 
     async def keep_alive(self) -> None:

@@ -211,7 +211,7 @@ def _status(client: Client, options: argparse.Namespace) -> None:
               f"{top.duration(request['age_us'] / 1e6)}")
     if rows:
         print(flush=True)
-        top.make_console().print(top.stage_table(rows))
+        top.make_console().print(top.StageTable(rows))
     for event in events:
         print(f"{top.duration(event['age_us'] / 1e6):>8} ago  {top.printable(event['text'])}")
 

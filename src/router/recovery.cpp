@@ -157,12 +157,11 @@ void Router::check_overdue(TimeUs now) {
 
 // A worker of the route drains, and others could go on: between two tokens, with nothing in flight.
 void Router::hand_over(TimeUs now) {
-    if (draining_) return;
     std::vector<Generation> quiet;
     for (const auto& [generation, route] : cluster_.routes()) {
         const auto lane = lanes_.find(generation);
         if (!route.draining || lane == lanes_.end() || lane->second.sequences.empty()) continue;
-        lane->second.hands_over = cluster_.has_alternative(route);
+        lane->second.hands_over = !draining_ && cluster_.has_alternative(route);
         if (lane->second.hands_over && lane->second.in_flight.empty()) quiet.push_back(generation);
     }
     for (const Generation generation : quiet) cluster_.hand_over(generation, now);

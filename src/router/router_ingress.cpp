@@ -152,7 +152,6 @@ Status Router::prepare(Sequence& sequence) {
         sequence.ids = resume->prompt_ids;
         sequence.seed = resume->seed;
     } else {
-        if (const Status sized = check_prompt_bytes(parameters); !sized) return sized.error();
         Result<std::vector<uint32_t>> ids = encode_prompt(parameters);
         if (!ids) return ids.error();
         sequence.ids = std::move(*ids);

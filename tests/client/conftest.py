@@ -116,6 +116,10 @@ class SteppedClient:
         status: dict[str, Any] = self._run(self._client.status())
         return status
 
+    def trace(self, request_id: str) -> dict[str, Any] | None:
+        trace: dict[str, Any] | None = self._run(self._client.trace(request_id))
+        return trace
+
     def keep_alive(self) -> None:
         self._run(self._client.keep_alive())
         self._run(asyncio.sleep(0))

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import pytest
+from chatloop import Client
 from fake_router import CANCEL, SUBMIT, WORDS, FakeRouter, silent_handler, word_handler
 from test_stream import eventually
 
@@ -231,3 +232,19 @@ def test_trace_draws_a_waterfall() -> None:
     assert unknown.returncode == 1
     assert unknown.stderr == (
         "chatloop: invalid_request: the router does not know request a\\u001b (any more)\n")
+
+
+@pytest.mark.parametrize(("columns", "has"), [(80, False), (160, True)])
+def test_a_narrow_terminal_gets_whole_columns_only(columns: int, has: bool) -> None:
+    from chatloop.view.stages import stage_rows
+    from chatloop.view.top import StageTable
+    from rich.console import Console
+
+    with FakeRouter(word_handler) as router, Client(router.endpoint) as client:
+        rows = stage_rows(client.status())
+    console = Console(width=columns, color_system=None)
+    with console.capture() as printed:
+        console.print(StageTable(rows))
+    text = printed.get()
+    assert ("wait" in text.splitlines()[0]) == has
+    assert "bubble" in text.splitlines()[0] and "…" not in text

@@ -94,7 +94,7 @@ def test_an_answer_that_does_not_come_times_out_and_is_cancelled(connect: Connec
 def test_queries_time_out_and_leave_no_trace(connect: Connect) -> None:
     with FakeRouter(word_handler) as router, connect(router.endpoint, timeout_s=0.1) as client:
         router.mute = True
-        for call in (client.ping, client.status):
+        for call in (client.ping, client.status, lambda: client.trace("r")):
             with pytest.raises(ChatLoopError) as caught:
                 call()
             assert caught.value.code == "timeout"

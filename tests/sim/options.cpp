@@ -124,6 +124,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
         if (i + 1 == argc || !take_value(argv[i], argv[i + 1], options)) return std::nullopt;
         ++i;
     }
+    if (options.count == 0) return std::nullopt;  // no number, or a run that cannot fail
     return options;
 }
 

@@ -55,7 +55,9 @@ public:
     Io send_to(const std::string& peer, Message& message);  // ROUTER
     Io receive(Envelope& envelope);
 
-    uint64_t malformed() const { return malformed_; }  // messages of a wrong number of parts
+    // Messages of a wrong number of parts, and those that the owner of the socket does not take.
+    uint64_t malformed() const { return malformed_; }
+    void note_malformed() { ++malformed_; }
     void* handle() const { return handle_; }
 
     // How a loop waits: what comes to a settled socket makes its descriptor readable. A receive()

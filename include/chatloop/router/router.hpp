@@ -1,6 +1,5 @@
 // The Router: requests come in on the front, run as sequences over a route of workers, and are
-// answered token by token. It owns text, KV blocks, the schedule and every commit; it computes
-// nothing.
+// answered token by token. It owns text, KV blocks, schedule and commits; it computes nothing.
 //
 //     on_client -> text job -> waiting -> admit -> compose -> dispatch -> (route)
 //     on_result -> credit -> commit -> stop rules -> text -> client

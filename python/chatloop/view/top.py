@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client
@@ -14,11 +14,13 @@ from ..errors import ChatLoopError
 from .stages import StageRow, Status, as_json, header, stage_rows
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
 STATE_STYLES = {"ready": "green", "loading": "yellow", "draining": "yellow"}
 EVENTS_SHOWN = 5
 REQUESTS_SHOWN = 12
+WIDE_COLUMNS = 100
 
 
 def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -76,7 +78,7 @@ def make_console() -> Console:
 def picture(now: Status, before: Status | None, *, requests: bool = False) -> RenderableType:
     from rich.console import Group
 
-    parts = [_header_text(header(now, before)), stage_table(stage_rows(now, before))]
+    parts = [_header_text(header(now, before)), StageTable(stage_rows(now, before))]
     if requests:
         parts.append(_request_table(now["requests"]))
     if now["events"]:
@@ -101,7 +103,7 @@ def _header_text(head: Mapping[str, Any]) -> RenderableType:
     text.append(f"  up {duration(head['uptime_s'])}\n")
     text.append(
         f"{head['running']} running, {head['waiting']} waiting   "
-        f"{number(head['tokens_per_s'])} tokens/s   "
+        f"{number(head['tokens_per_s'])} tokens/s\n"
         f"first token {number(head['time_to_first_token_p50_ms'])} / "
         f"{number(head['time_to_first_token_p99_ms'])} ms, "
         f"next {number(head['inter_token_p50_ms'])} / {number(head['inter_token_p99_ms'])} ms "
@@ -116,29 +118,55 @@ def _header_text(head: Mapping[str, Any]) -> RenderableType:
     return text
 
 
-def stage_table(rows: list[StageRow]) -> RenderableType:
-    from rich.table import Table
+class StageTable:
+    """All columns where there is room, else those that an operator looks at first."""
+
+    def __init__(self, rows: list[StageRow]) -> None:
+        self._rows = rows
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        yield self._table(narrow=options.max_width < WIDE_COLUMNS)
+
+    def _table(self, *, narrow: bool) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("stage", "state", "layers"):
+            table.add_column(name, no_wrap=True)
+        figures = [_figures(row) for row in self._rows]
+        names = [name for name in _FIGURES if not (narrow and name in _LEFT_OUT_WHERE_NARROW)]
+        for name in names:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row, values in zip(self._rows, figures, strict=True):
+            table.add_row(*_who(row), *(values[name] for name in names))
+        return table
+
+
+_FIGURES = ("queue", "in flight", "rows/s", "step P50", "P99 ms", "wait", "bubble", "CPU",
+            "memory", "KV")
+_LEFT_OUT_WHERE_NARROW = ("in flight", "wait", "CPU")
+
+
+def _who(row: StageRow) -> tuple[RenderableType, RenderableType, RenderableType]:
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    for name in ("state", "layers"):
-        table.add_column(name, no_wrap=True)
-    for name in ("queue", "in flight", "rows/s", "step P50", "P99 ms", "wait", "bubble", "CPU",
-                 "memory", "KV"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        layers = "head" if row.layers is None else f"{row.layers[0]}-{row.layers[1]}"
-        used = None if not row.kv_blocks else (row.kv_used or 0) / row.kv_blocks
-        table.add_row(
-            printable(row.worker), Text(row.state, style=STATE_STYLES.get(row.state, "red")),
-            layers, str(row.queue), str(row.in_flight), number(row.rows_per_s),
-            number(row.step_p50_ms), number(row.step_p99_ms), share(row.wait_share),
-            share(row.bubble_share),
-            "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f}%",
-            f"{row.memory_bytes / 2**20:.0f} MiB", share(used),
-        )
-    return table
+    layers = "head" if row.layers is None else f"{row.layers[0]}-{row.layers[1]}"
+    return (printable(row.worker), Text(row.state, style=STATE_STYLES.get(row.state, "red")),
+            layers)
+
+
+def _figures(row: StageRow) -> dict[str, str]:
+    used = None if not row.kv_blocks else (row.kv_used or 0) / row.kv_blocks
+    return {
+        "queue": str(row.queue), "in flight": str(row.in_flight),
+        "rows/s": number(row.rows_per_s), "step P50": number(row.step_p50_ms),
+        "P99 ms": number(row.step_p99_ms), "wait": share(row.wait_share),
+        "bubble": share(row.bubble_share),
+        "CPU": "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f}%",
+        "memory": f"{row.memory_bytes / 2**20:.0f} MiB", "KV": share(used),
+    }
 
 
 def _request_table(requests: list[Mapping[str, Any]]) -> RenderableType:

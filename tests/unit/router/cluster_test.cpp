@@ -3,7 +3,6 @@
 
 #include <functional>
 
-#include "chatloop/core/limits.hpp"
 #include "cluster_harness.hpp"
 
 using namespace chatloop;
@@ -373,20 +372,6 @@ TEST_CASE("control bytes that are no message, or a router's, are counted") {
     CHECK(h.cluster->counters().ctrl_malformed == 1);
     CHECK(h.cluster->counters().ctrl_unexpected == 2);
     CHECK(h.down.empty());
-}
-
-TEST_CASE("a worker that sends only garbage is not read for a while") {
-    UpRoute h;
-    const wire::Bytes garbage{0x91, 0xc1};
-    for (uint32_t n = 0; n < kMalformedMax; ++n) h.cluster->on_control(peer_of(10), garbage, h.now);
-    CHECK(h.shut_out == std::vector<std::string>{peer_of(10)});
-    h.hear(10, wire::Welcome{10, "x", 1, 1, "y"});
-    CHECK(h.cluster->counters().ctrl_malformed == kMalformedMax);
-    CHECK(h.cluster->counters().ctrl_quarantined == 1);
-    CHECK(h.cluster->counters().ctrl_unexpected == 0);
-    h.now += kQuarantineUs;
-    h.hear(10, wire::Welcome{10, "x", 1, 1, "y"});
-    CHECK(h.cluster->counters().ctrl_unexpected == 1);
 }
 
 TEST_CASE("the router's heartbeat says what is installed and fenced") {

@@ -103,3 +103,17 @@ TEST_CASE("one name with ever new incarnations is one worker, and leaves nothing
     h.hear(3 * kWorkersMax - 1, wire::Ready{1});  // a replaced one
     CHECK(h.cluster->counters().ctrl_unexpected >= 1);
 }
+
+TEST_CASE("a worker that sends only garbage is not read for a while") {
+    UpRouteAndLiar h;
+    const wire::Bytes garbage{0x91, 0xc1};
+    for (uint32_t n = 0; n < kMalformedMax; ++n) h.cluster->on_control(peer_of(66), garbage, h.now);
+    CHECK(h.shut_out == std::vector<std::string>{peer_of(66)});
+    h.hear(66, wire::Welcome{66, "x", 1, 1, "y"});
+    CHECK(h.cluster->counters().ctrl_malformed == kMalformedMax);
+    CHECK(h.cluster->counters().ctrl_quarantined == 1);
+    CHECK(h.cluster->counters().ctrl_unexpected == 0);
+    h.now += kQuarantineUs;
+    h.hear(66, wire::Welcome{66, "x", 1, 1, "y"});
+    CHECK(h.cluster->counters().ctrl_unexpected == 1);
+}

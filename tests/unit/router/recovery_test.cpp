@@ -362,3 +362,21 @@ TEST_CASE("after a pause of its own the router judges nobody") {
     h.answer_all();
     CHECK(h.tokens("r") == right_answer(3, 30));
 }
+
+TEST_CASE("a drain of all at once ends a hand-over that has begun: the worker serves to the end") {
+    Faulty h;
+    h.submit("r", 3, 9);
+    h.answer(h.result_of(h.answered++));
+    h.hear(hello_of(h.config.cluster,
+                    {kWorker + 7, "spare", wire::kRoleStage | wire::kRoleSampler, 0, 1}),
+           kWorker + 7);
+    h.hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0, {}, {}}, kWorker + 7);
+    h.hear(wire::WorkerHeartbeat{wire::WorkerState::kDraining, 0, 0, 0,
+                                 {{1, 0, h.frames(), h.answered, true, true}}, {}});
+    h.router->on_tick(h.now);
+    h.answer(h.result_of(h.answered++));
+    REQUIRE(h.answered == h.frames());  // between two tokens nothing more leaves
+    h.router->drain(h.now);
+    h.answer_all();
+    check_answer(h, 3, 9);
+}

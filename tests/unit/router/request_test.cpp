@@ -336,4 +336,8 @@ TEST_CASE("PONG tells what was sent of the client's requests before it") {
         CHECK(one.tokens == h.tokens(one.request_id).size());
     h.answer_all();
     CHECK(running().empty());
+    h.say(resume_after(5, 9, 2));
+    CHECK(running() == List{{"r", 1, 2}});
+    h.answer_all();
+    CHECK(running().empty());
 }
