@@ -147,6 +147,7 @@ def bad_for_a_while(cluster: BadCluster, dice: random.Random) -> None:
 KINDS = [paused, partitioned, cut_one_way, bad_for_a_while]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", KINDS)
 def test_a_fault_amid_answers(bad_cluster, fault):
     with bad_cluster.right_answers(LONG):
