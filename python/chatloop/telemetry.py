@@ -2,9 +2,10 @@
 
     python -m chatloop.telemetry --listen tcp://127.0.0.1:7103 [--otlp URL] [--file PATH]
 
-Routers name the collector themselves (observability.otel_endpoint); --otlp goes before it. A URL
-with port 4317 and no path is spoken to in gRPC, any other one in OTLP over HTTP. A collector that
-is slow or down loses spans, which are counted; nothing ever waits for it but its own thread.
+Routers name the collector themselves (observability.otel_endpoint); --otlp goes before it.
+grpc://HOST:PORT, grpcs:// (with TLS) and a URL with port 4317 and no path are spoken to in gRPC,
+any other one in OTLP over HTTP. A collector that is slow or down loses spans, which are counted;
+nothing ever waits for it but its own thread.
 docs/observability.md lists the spans.
 """
 
@@ -37,6 +38,7 @@ EXPORT_TIMEOUT_S = 5.0
 POLL_MS = 200
 REPORT_S = 60.0
 GRPC_PORT = 4317
+GRPC_SCHEMES = {"grpc": "http", "grpcs": "https"}  # and what the SDK calls them
 
 
 class Exporter(Protocol):
@@ -47,17 +49,22 @@ class Exporter(Protocol):
 def otlp_exporter(endpoint: str) -> Exporter:
     """OpenTelemetry's own exporter for the endpoint. Raises ValueError for what is no URL."""
     url = urlsplit(endpoint)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise ValueError(f"{endpoint!r} is no http or https URL")
-    if url.port == GRPC_PORT and url.path in ("", "/"):
+    if url.scheme not in ("http", "https", *GRPC_SCHEMES) or not url.hostname:
+        raise ValueError(f"{endpoint!r} is no http, https, grpc or grpcs URL")
+    bare = url.path in ("", "/")
+    if url.scheme in GRPC_SCHEMES or (url.port == GRPC_PORT and bare):
         from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
 
+        if not bare:
+            raise ValueError(f"{endpoint!r}: gRPC has no path")
+        scheme = GRPC_SCHEMES.get(url.scheme, url.scheme)
         exporter: Exporter = grpc.OTLPSpanExporter(
-            endpoint=endpoint, insecure=url.scheme == "http", timeout=EXPORT_TIMEOUT_S)
+            endpoint=f"{scheme}://{url.netloc}", insecure=scheme == "http",
+            timeout=EXPORT_TIMEOUT_S)
         return exporter
     from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
 
-    whole = endpoint if url.path not in ("", "/") else endpoint.rstrip("/") + "/v1/traces"
+    whole = endpoint.rstrip("/") + "/v1/traces" if bare else endpoint
     return http.OTLPSpanExporter(endpoint=whole, timeout=EXPORT_TIMEOUT_S)
 
 
@@ -69,7 +76,9 @@ class Collector:
         self._counts = counts
         self._waiting: deque[Any] = deque()
         self._lock = threading.Condition()
+        self._taken = 0  # spans that are being exported
         self._closing = False
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -82,12 +91,19 @@ class Collector:
             self._waiting.extend(spans)
             self._lock.notify()
 
-    def close(self, timeout_s: float) -> None:
+    def close(self) -> None:
+        """Lets the thread end once everything is exported."""
         with self._lock:
             self._closing = True
             self._lock.notify()
-        self._thread.join(timeout_s)
-        self._counts["spans_dropped"] += len(self._waiting)
+
+    def join(self, deadline_s: float) -> None:
+        """After close: waits until then (time.monotonic()). What is left is dropped."""
+        self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        with self._lock:
+            self._given_up = True
+            self._counts["spans_dropped"] += len(self._waiting) + self._taken
+            self._waiting.clear()
 
     def _run(self) -> None:
         while True:
@@ -97,6 +113,7 @@ class Collector:
                     break
                 taken = [self._waiting.popleft()
                          for _ in range(min(SPANS_PER_EXPORT, len(self._waiting)))]
+                self._taken = len(taken)
             self._export(taken)
         self._exporter.shutdown()
 
@@ -107,7 +124,9 @@ class Collector:
             print(f"chatloop.telemetry: {error!r}", file=sys.stderr)
             done = False
         with self._lock:
-            self._counts["spans_exported" if done else "spans_failed"] += len(spans)
+            self._taken = 0
+            if not self._given_up:
+                self._counts["spans_exported" if done else "spans_failed"] += len(spans)
 
 
 class TraceFile:
@@ -152,9 +171,12 @@ class Telemetry:
             collector.offer(spans)
 
     def close(self, timeout_s: float = EXPORT_TIMEOUT_S) -> None:
-        for collector in self._collectors.values():
-            if collector is not None:
-                collector.close(timeout_s)
+        collectors = [one for one in self._collectors.values() if one is not None]
+        for collector in collectors:
+            collector.close()
+        deadline_s = time.monotonic() + timeout_s
+        for collector in collectors:
+            collector.join(deadline_s)
 
     def _collector_of(self, trace: Trace) -> Collector | None:
         endpoint = self._otlp or trace.endpoint

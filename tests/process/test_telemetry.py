@@ -3,84 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socketserver
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import msgpack
 import pytest
 import zmq
 from cluster import Cluster, wait_until
-from conftest import ROOT
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from collectors import Collector, Exporter, config_of, values_of
 from scrape import scrape
-from test_metrics import METRICS, url_of
+from test_metrics import url_of
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ASK = {"token_ids": [2, 3, 4], "max_tokens": 30, "ignore_eos": True}
-
-
-class Collector:
-    """An OTLP receiver: what it was sent, decoded by OpenTelemetry's own messages."""
-
-    def __init__(self, status: int = 200) -> None:
-        self.spans: list = []
-        self.bodies = 0
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.bodies += 1
-                if status == 200:
-                    request = ExportTraceServiceRequest.FromString(body)
-                    for resource in request.resource_spans:
-                        for scope in resource.scope_spans:
-                            outer.spans += [(resource.resource, span) for span in scope.spans]
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server: socketserver.BaseServer = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
-class Exporter:
-    """python -m chatloop.telemetry."""
-
-    def __init__(self, *options: object) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "chatloop.telemetry", "--listen", "tcp://127.0.0.1:*",
-             *map(str, options)], env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.endpoint = json.loads(self.process.stdout.readline())["listening"]
-
-    def stop(self) -> dict[str, int]:
-        """What it counted."""
-        self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0
-        return json.loads(out.splitlines()[-1])
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture
@@ -88,18 +22,6 @@ def collector() -> Iterator[Collector]:
     made = Collector()
     yield made
     made.close()
-
-
-def config_of(folder: Path, exporter: str, collector: str, ratio: float = 1.0) -> list[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "router-traces.yaml"
-    file.write_text(f"observability:\n  otel_endpoint: {collector}\n  exporter: {exporter}\n"
-                    f"  trace_ratio: {ratio}\n")
-    return ["--config", str(file), *METRICS]
-
-
-def values_of(span) -> dict:
-    return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
 
 
 def test_a_trace_reaches_the_collector_and_the_file(build, tiny_model, tmp_path, collector):
