@@ -5,6 +5,7 @@ const STAGE = 1, SAMPLER = 2;
 export const text = {
   number: (value) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
+    if (value === 0) return "0";
     return value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2);
   },
   share: (value) => (value === null ? "–" : `${Math.round(100 * value)}%`),
@@ -44,6 +45,9 @@ function workDelta(now, before) {
   }
   return delta;
 }
+
+// Where in a route a worker would stand.
+export const orderOf = (worker) => (worker.roles & STAGE ? worker.layers[0] : Number.MAX_SAFE_INTEGER);
 
 // One entry a worker: what its roles did between the two.
 export function workerFigures(worker, before, elapsedUs) {

@@ -1,7 +1,7 @@
 // The live pipeline: routes as rows of boxes, one a worker, from /status.json every second while
 // the page is looked at. It keeps two answers, one node a worker and the last events, whatever the
 // time it runs.
-import { histogramDelta, quantile, text, workerFigures } from "./figures.js";
+import { histogramDelta, orderOf, quantile, text, workerFigures } from "./figures.js";
 
 const INTERVAL_MS = 1000;
 const EVENTS_SHOWN = 30;
@@ -28,6 +28,7 @@ class Box {
     this.state = element("span", "pill");
     title.append(this.name, this.state);
     this.meter = element("div", "meter");
+    this.meter.title = "busy: what is no bubble";
     this.bar = element("div");
     this.meter.append(this.bar);
     this.list = element("dl");
@@ -44,7 +45,23 @@ class Box {
     set(this.rows.get(label), content);
   }
 
+  // What is known of a worker that left: its figures were of a time that is over.
+  setGone(seconds) {
+    this.setState("gone");
+    const layers = this.rows.get("layers")?.textContent;
+    if (!this.rows.has("since")) {
+      this.rows.clear();
+      this.list.replaceChildren();
+      if (layers) this.row("layers", layers);
+    }
+    this.row("since", text.duration(seconds));
+  }
+
   setState(state) {
+    if (state !== "gone" && this.rows.has("since")) {
+      this.rows.clear();
+      this.list.replaceChildren();
+    }
     this.node.className = `box ${state}`;
     this.state.className = `pill ${state === "ready" ? "good" : state === "gone" ? "bad" : "warn"}`;
     set(this.state, state);
@@ -81,6 +98,7 @@ export function startPipeline($, headers) {
       ? `${text.number(quantile(first, 0.5))} ms` : "–");
     figure("requests", String(now.counters.requests));
     figure("routes lost", String(now.counters.routes_down));
+    figure("recovered", String(now.counters.recoveries));
     figure("up", text.duration(now.uptime_us / 1e6));
   }
 
@@ -92,7 +110,7 @@ export function startPipeline($, headers) {
     box.setState(worker.state);
     if (figures.layers) box.row("layers", figures.layers);
     if (figures.isSampler) box.row("head", "yes");
-    box.row("rows/s", text.number(figures.rowsPerS));
+    box.row("tokens/s", text.number(figures.rowsPerS));
     box.row("queue", String(worker.frames_held));
     box.row("step P50 / P99", `${text.number(figures.stepP50Ms)} / ` +
       `${text.number(figures.stepP99Ms)} ms`);
@@ -101,7 +119,7 @@ export function startPipeline($, headers) {
     if (route && figures.layers) {
       const { kv_held: held = 0, kv_blocks: blocks = 0, in_flight: flying = 0 } = route.counters;
       box.row("in flight", String(flying));
-      box.row("KV", `${held} of ${blocks}`);
+      box.row("KV blocks", `${held} of ${blocks}`);
     }
     box.row("memory", `${Math.round(worker.counters.memory_bytes / 2 ** 20)} MiB`);
     const busy = figures.bubble === null ? 0 : 1 - figures.bubble;
@@ -109,11 +127,11 @@ export function startPipeline($, headers) {
     return box;
   }
 
-  function group(key, title) {
+  function group(key, title, kind = "") {
     if (!groups.has(key)) {
       const node = element("div", "route");
       const heading = element("h3");
-      const list = element("ul", "boxes");
+      const list = element("ul", `boxes ${kind}`);
       node.append(heading, list);
       $("routes").append(node);
       groups.set(key, { node, heading, list });
@@ -144,9 +162,10 @@ export function startPipeline($, headers) {
       const key = `route ${route.generation}`;
       wanted.add(key);
       fill(group(key, `Route ${route.generation}, ${route.up ? "up" : "coming up"}, ` +
-        `${route.running} sequences`), nodes);
+        `${route.running} sequences`, "flow"), nodes);
     }
-    const free = now.workers.filter((worker) => !placed.has(worker.name));
+    const free = now.workers.filter((worker) => !placed.has(worker.name))
+      .sort((a, b) => orderOf(a) - orderOf(b) || a.name.localeCompare(b.name));
     if (free.length) {
       wanted.add("free");
       fill(group("free", now.routes.length ? "Without a route" : "No route: waiting for workers"),
@@ -175,7 +194,7 @@ export function startPipeline($, headers) {
         goneSince.delete(name);
         continue;
       }
-      box.setState("gone");
+      box.setGone((performance.now() - since) / 1000);
       nodes.push(box.node);
     }
     if (!nodes.length) return;

@@ -144,7 +144,7 @@ class StageTable:
         return table
 
 
-_FIGURES = ("queue", "in flight", "rows/s", "step P50", "P99 ms", "wait", "bubble", "CPU",
+_FIGURES = ("queue", "in flight", "tokens/s", "step P50", "P99 ms", "wait", "bubble", "CPU",
             "memory", "KV")
 _LEFT_OUT_WHERE_NARROW = ("in flight", "wait", "CPU")
 
@@ -161,7 +161,7 @@ def _figures(row: StageRow) -> dict[str, str]:
     used = None if not row.kv_blocks else (row.kv_used or 0) / row.kv_blocks
     return {
         "queue": str(row.queue), "in flight": str(row.in_flight),
-        "rows/s": number(row.rows_per_s), "step P50": number(row.step_p50_ms),
+        "tokens/s": number(row.rows_per_s), "step P50": number(row.step_p50_ms),
         "P99 ms": number(row.step_p99_ms), "wait": share(row.wait_share),
         "bubble": share(row.bubble_share),
         "CPU": "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f}%",
