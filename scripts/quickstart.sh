@@ -70,6 +70,7 @@ if ((keep)); then
     echo "Any client of OpenAI's API has it as base_url=$http/v1. With curl:"
     echo "curl -N $http/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'"
     echo 'Ask it: scripts/chatloop.sh generate "..." --chat --stats'
+    echo "Prometheus finds it at: $(tr '\n' ' ' < "$run/metrics")"
     echo "Its model directory: $(split_dir "$gguf" "$partitions")"
 else
     step 'stopped' 'See run/log.' stop_cluster

@@ -20,8 +20,9 @@ from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of
 HOST = "127.0.0.1"
 ROUTER = "router-0"
 PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
-FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET, STAGE_OFFSET = 1, 2, 3, 100
+FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET, STAGE_OFFSET, METRICS_OFFSET = 1, 2, 3, 100, 200
 HTTP_PORT = 8080  # of a cluster at PORT_BASE, when it is free
+METRICS_PORT = 9091  # of its router, then of the stages, when all of them are free
 PARTITIONS_MAX = 64
 READY_TIMEOUT_S = 120.0
 
@@ -45,6 +46,14 @@ def http_port(base):
     return HTTP_PORT if base == PORT_BASE and is_free(HTTP_PORT) else base + HTTP_OFFSET
 
 
+def metrics_ports(base, count):
+    """One for each process, in the order of the hops."""
+    known = range(METRICS_PORT, METRICS_PORT + count)
+    if base == PORT_BASE and all(map(is_free, known)):
+        return known
+    return range(base + METRICS_OFFSET, base + METRICS_OFFSET + count)
+
+
 def partition_count(model):
     path = model / "partition_metadata.json"
     try:
@@ -57,28 +66,32 @@ def partition_count(model):
 
 
 def processes(build, model, base, http):
-    """[(name, argument list, ports it binds)], in the order of the hops."""
+    """[(name, argument list, ports it binds)], in the order of the hops. Metrics come last."""
     stages = partition_count(model)
     if stages > PARTITIONS_MAX:
         raise LaunchError(
             f"{stages} partitions are more than a local cluster's {PARTITIONS_MAX}",
             "Choose fewer with --partitions.",
         )
+    metrics, *stage_metrics = metrics_ports(base, 1 + stages)
     router = [
         supervise.binary(build, "router"), "--model", model, "--name", ROUTER,
         "--ctrl", endpoint(base), "--front", endpoint(base + FRONT_OFFSET),
         "--result", endpoint(base + RESULT_OFFSET), "--http", f"{HOST}:{http}",
+        "--metrics", f"{HOST}:{metrics}",
     ]
-    result = [(ROUTER, router, [base, base + FRONT_OFFSET, base + RESULT_OFFSET, http])]
-    for k in range(stages):
+    result = [(ROUTER, router,
+               [base, base + FRONT_OFFSET, base + RESULT_OFFSET, http, metrics])]
+    for k, metrics in enumerate(stage_metrics):
         port = base + STAGE_OFFSET + k
         stage = [
             supervise.binary(build, "stage"), "--model", model, "--partition", k,
             "--name", f"stage-{k}", "--listen", endpoint(port), "--router", endpoint(base),
+            "--metrics", f"{HOST}:{metrics}",
         ]
         if k == stages - 1:
             stage.append("--with-sampler")
-        result.append((f"stage-{k}", stage, [port]))
+        result.append((f"stage-{k}", stage, [port, metrics]))
     return result
 
 
@@ -120,6 +133,8 @@ def start(args):
     with supervise.starting(args.run, [(name, command) for name, command, _ in started]):
         wait_until_ready(args.run, args.port_base + FRONT_OFFSET)
         (args.run / "http").write_text(f"http://{HOST}:{http}\n")
+        pages = [f"http://{HOST}:{ports[-1]}/metrics\n" for _, _, ports in started]
+        (args.run / "metrics").write_text("".join(pages))
 
 
 def main():

@@ -15,6 +15,7 @@ from scrape import scrape
 from test_failover import Askers
 from test_metrics import settled, url_of
 
+ODD = 'a"b\n{"}\x1b[2J\u009b'  # a request's name
 SUMS_UP = 0.02
 TOKEN_GAP_MAX_S = 2.0  # who waited for a silent collector would wait for 5 s
 
@@ -29,10 +30,10 @@ def test_spans_have_the_names_parents_times_and_attributes_of_the_trace(build, t
                      router=config_of(tmp_path / "c", exporter.endpoint, collector.url)) as cluster:
             client = cluster.client()
             began_ns = time.time_ns()
-            client.generate(request_id="asked", token_ids=[2, 3, 4], max_tokens=30, seed=1,
+            client.generate(request_id=ODD, token_ids=[2, 3, 4], max_tokens=30, seed=1,
                             ignore_eos=True)
             ended_ns = time.time_ns()
-            trace = client.trace("asked")
+            trace = client.trace(ODD)
             wait_until(lambda: collector.bodies > 0, 20, "it arrives")
             cluster.stop()
         counts = exporter.stop()

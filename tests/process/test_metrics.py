@@ -241,9 +241,11 @@ def test_log_lines_are_the_seeds_whatever_a_request_is_called(build, tiny_model,
     assert done["target"] == "chatloop_router::requests"
 
 
-def test_a_log_that_nobody_reads_stops_nothing(build, tiny_model, tmp_path):
-    """The router's stderr is a pipe that is full: answers come, lines are counted as dropped."""
-    ends = os.pipe()
+@pytest.mark.parametrize("where", ["pipe", "/dev/full"])
+def test_a_log_that_takes_nothing_stops_nothing(build, tiny_model, tmp_path, where):
+    """The router's stderr is a pipe that fills, or a full disk: answers come, lost lines count."""
+    ends = os.pipe() if where == "pipe" else (os.open(os.devnull, os.O_RDONLY),
+                                              os.open(where, os.O_WRONLY))
     endpoints = tmp_path / "endpoints.json"
     command = [build / "actors/chatloop-router", "--model", tiny_model, "--log-level", "debug",
                "--ctrl", "tcp://127.0.0.1:*", "--front", "tcp://127.0.0.1:*", "--result",
@@ -263,7 +265,7 @@ def test_a_log_that_nobody_reads_stops_nothing(build, tiny_model, tmp_path):
             def dropped() -> float:
                 return scrape(bound["metrics"]).value("chatloop_log_lines_dropped_total")
 
-            assert dropped() == 0
+            assert (dropped() == 0) == (where == "pipe")
             for _ in range(40):
                 answer = client.generate(token_ids=[2, 3], max_tokens=60, ignore_eos=True)
                 assert answer.usage.completion_tokens == 60

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import pytest
 from conftest import FAKE_ROUTER
 
 
@@ -31,6 +32,17 @@ def test_the_router_serves_http_and_says_where(cluster):
     assert f"--http {address}" in (cluster.run_dir / "supervisord.conf").read_text()
 
 
+def test_every_process_has_metrics_on_a_port_of_its_own(cluster):
+    assert cluster.run("start").returncode == 0
+    ports = [cluster.port_base + 200 + k for k in range(3)]
+    assert (cluster.run_dir / "metrics").read_text().split() == [
+        f"http://127.0.0.1:{port}/metrics" for port in ports]
+    config = (cluster.run_dir / "supervisord.conf").read_text()
+    commands = [line for line in config.splitlines() if line.startswith("command=")]
+    for command, port in zip(commands, ports, strict=True):
+        assert f"--metrics 127.0.0.1:{port}" in command
+
+
 def test_only_the_last_stage_hosts_the_sampler(cluster):
     assert cluster.run("start").returncode == 0
     config = (cluster.run_dir / "supervisord.conf").read_text()
@@ -46,13 +58,14 @@ def test_a_second_start_is_refused_and_disturbs_nothing(cluster):
     assert cluster.run("status").returncode == 0
 
 
-def test_a_busy_port_names_the_port_and_the_cure(cluster):
+@pytest.mark.parametrize("offset", [101, 201])
+def test_a_busy_port_names_the_port_and_the_cure(cluster, offset):
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", cluster.port_base + 101))
+        listener.bind(("127.0.0.1", cluster.port_base + offset))
         listener.listen()
         started = cluster.run("start")
     assert started.returncode == 1
-    assert f"port {cluster.port_base + 101}" in started.stderr
+    assert f"port {cluster.port_base + offset}" in started.stderr
     assert "scripts/stop.sh" in started.stderr
     assert cluster.processes() == []
 
