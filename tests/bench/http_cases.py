@@ -34,7 +34,9 @@ ALONE_ROW, ALONE_REQUESTS = "one request alone: TTFT, ms", 20
 CPU_ROW = "CPU of the router, us a token"
 
 IDLE, SLOW, VANISHING = 1000, 200, 200
-CALM, CROWD, VANISHED = "alone", f"{IDLE} idle, {SLOW} slow", f"{VANISHING} vanished"
+CALM, CROWD = "alone", f"{IDLE} idle, {SLOW} slow"
+# While nobody prefills any more, as when the others vanish.
+DECODING, VANISHED = "alone, all decode", f"{VANISHING} vanished"
 OTHERS_ROW = f"{STREAMS} streams: between tokens P99 beside others, ms"
 FREED_ROW, FREED_TIMEOUT_S = f"{VANISHING} clients that vanish: freed after, ms", 60.0
 GAP_ROW, LARGE_BYTES, PROBE_S = "loop of the router amid 4 MiB prompts: gap, ms", 4 << 20, 0.005
@@ -125,7 +127,9 @@ def crowds(setup: HttpSetup) -> Case:
             def load() -> Any:
                 return setup.load(STREAMS, PROMPT, ANSWER)
 
-            values = {(OTHERS_ROW, CALM): over_http(url, load()).between_ms(0.99)}
+            calm = over_http(url, load())
+            values = {(OTHERS_ROW, CALM): calm.between_ms(0.99),
+                      (OTHERS_ROW, DECODING): calm.between_ms(0.99, calm.all_have_one_at())}
             crowd = Crowd(url, IDLE, setup.load(SLOW, 8, 16))
             with contextlib.closing(crowd):
                 wait_until(lambda: not running(cluster), FREED_TIMEOUT_S, "the slow have answers")
