@@ -20,7 +20,7 @@ from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of
 HOST = "127.0.0.1"
 ROUTER = "router-0"
 PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
-FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET, STAGE_OFFSET = 1, 2, 3, 100
+FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET, STAGE_OFFSET = 1, 2, 4, 100  # 3: traces
 HTTP_PORT = 8080  # of a cluster at PORT_BASE, when it is free
 PARTITIONS_MAX = 64
 READY_TIMEOUT_S = 120.0
