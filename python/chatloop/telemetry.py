@@ -12,6 +12,7 @@ docs/observability.md lists the spans.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import signal
 import sys
@@ -199,6 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    if importlib.util.find_spec("opentelemetry") is None:  # now, not at the first trace
+        print("chatloop.telemetry: the OpenTelemetry SDK is missing: pip install '.[telemetry]'",
+              file=sys.stderr)
+        return 64
     try:
         telemetry = Telemetry(options.otlp, options.file)
     except Exception as error:  # a file or a URL that is none

@@ -20,7 +20,8 @@ from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of
 HOST = "127.0.0.1"
 ROUTER = "router-0"
 PORT_BASE = 7100  # ctrl; then front, result, and the stages from STAGE_OFFSET
-FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET, STAGE_OFFSET, METRICS_OFFSET = 1, 2, 3, 100, 200
+FRONT_OFFSET, RESULT_OFFSET, HTTP_OFFSET = 1, 2, 4  # 3: traces
+STAGE_OFFSET, METRICS_OFFSET = 100, 200
 HTTP_PORT = 8080  # of a cluster at PORT_BASE, when it is free
 METRICS_PORT = 9091  # of its router, then of the stages, when all of them are free
 PARTITIONS_MAX = 64

@@ -31,10 +31,12 @@ TTFT_ROWS = {f"{STREAMS} streams: TTFT P{p}, ms": p / 100 for p in (50, 99)}
 BETWEEN_ROWS = {f"{STREAMS} streams: between tokens P{p}, ms": p / 100 for p in (50, 99)}
 LOAD_ROWS = (RATE_ROW, *TTFT_ROWS, *BETWEEN_ROWS)
 ALONE_ROW, ALONE_REQUESTS = "one request alone: TTFT, ms", 20
-CPU_ROW = "CPU of the router, us a token"
+CPU_ROW, READER_ROW = "CPU of the router, us a token", "CPU of who reads, us a token"
 
 IDLE, SLOW, VANISHING = 1000, 200, 200
-CALM, CROWD, VANISHED = "alone", f"{IDLE} idle, {SLOW} slow", f"{VANISHING} vanished"
+CALM, CROWD = "alone", f"{IDLE} idle, {SLOW} slow"
+# While nobody prefills any more, as when the others vanish.
+DECODING, VANISHED = "alone, all decode", f"{VANISHING} vanished"
 OTHERS_ROW = f"{STREAMS} streams: between tokens P99 beside others, ms"
 FREED_ROW, FREED_TIMEOUT_S = f"{VANISHING} clients that vanish: freed after, ms", 60.0
 GAP_ROW, LARGE_BYTES, PROBE_S = "loop of the router amid 4 MiB prompts: gap, ms", 4 << 20, 0.005
@@ -100,13 +102,14 @@ def beside_zeromq(setup: HttpSetup) -> Case:
                 for name, way in ways.items():
                     alone[name].append(way(setup.load(1, 16, 4)).first_ms(0.5))
             for name, way in ways.items():
-                before_ns = cpu_ns_of(pid)
+                before_ns, before_s = cpu_ns_of(pid), time.process_time()
                 times = way(setup.load(STREAMS, PROMPT, ANSWER))
+                values[READER_ROW, name] = 1e6 * (time.process_time() - before_s) / times.tokens
                 values |= loaded(name, times)
                 values[CPU_ROW, name] = (cpu_ns_of(pid) - before_ns) / 1000 / times.tokens
         return values | {(ALONE_ROW, name): statistics.median(found)
                          for name, found in alone.items()}
-    return Case((*LOAD_ROWS, ALONE_ROW, CPU_ROW), run)
+    return Case((*LOAD_ROWS, ALONE_ROW, CPU_ROW, READER_ROW), run)
 
 
 # ---- a crowd beside them ----
@@ -126,6 +129,8 @@ def crowds(setup: HttpSetup) -> Case:
                 return setup.load(STREAMS, PROMPT, ANSWER)
 
             values = {(OTHERS_ROW, CALM): over_http(url, load()).between_ms(0.99)}
+            calm = over_http(url, setup.load(STREAMS, PROMPT, 3 * ANSWER))
+            values[OTHERS_ROW, DECODING] = calm.between_ms(0.99, calm.all_have_one_at())
             crowd = Crowd(url, IDLE, setup.load(SLOW, 8, 16))
             with contextlib.closing(crowd):
                 wait_until(lambda: not running(cluster), FREED_TIMEOUT_S, "the slow have answers")
@@ -159,7 +164,7 @@ def vanishing(setup: HttpSetup, cluster: Cluster) -> Values:
         times = streams.serve(beside=look, beside_s=0.02)
     if not freed:
         raise RuntimeError("nothing was freed while the others ran")
-    return {(OTHERS_ROW, VANISHED): times.between_ms(0.99, since),
+    return {(OTHERS_ROW, VANISHED): times.between_ms(0.99, freed[0]),
             (FREED_ROW, OWN_ROUTER): 1000 * (freed[0] - since)}
 
 

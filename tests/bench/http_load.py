@@ -38,6 +38,9 @@ class Times:
         return float(percentile([1000 * (came[0] - began) for began, came
                                  in zip(self.began, self.came, strict=True)], 100 * share))
 
+    def all_have_one_at(self) -> float:
+        return max(came[0] for came in self.came)
+
     def between_ms(self, share: float, since: float = 0.0) -> float:
         """Of the waits that began then or later."""
         return float(percentile([1000 * (b - a) for came in self.came

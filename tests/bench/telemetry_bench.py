@@ -20,12 +20,10 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,14 +33,11 @@ sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "process"),
                 str(ROOT / "tests" / "splitter")]
 
 import models  # noqa: E402
-from chatloop.bench.metrics import Outcome  # noqa: E402
 from cluster import Cluster  # noqa: E402
-from process_info import cpu_s  # noqa: E402
-from serving import OurFront  # noqa: E402
+
+from side_by_side import Row, Side, print_ratios, take_turns  # noqa: E402
 
 VARIANTS = ("off", "metrics", "all")
-PROMPT_TOKENS = 100
-
 
 class Scraper(threading.Thread):
     """Reads every page once a second, as Prometheus would at its shortest usual interval."""
@@ -66,37 +61,24 @@ class Scraper(threading.Thread):
         self.join()
 
 
-class Variant:
+class Variant(Side):
     def __init__(self, name: str, cluster: Cluster, exporter: int | None) -> None:
-        self.name, self._cluster = name, cluster
-        self._pids = [process.pid for process in cluster.processes.values()]
-        if exporter is not None:
-            self._pids.append(exporter)
+        super().__init__(name, cluster, [] if exporter is None else [exporter])
         found = [re.search(r"metrics (http://[\d.]+:\d+)", "\n".join(process.messages()))
                  for process in cluster.processes.values()]
         self._urls = [f"{one[1]}/metrics" for one in found if one is not None]
-        self._front = OurFront(cluster.endpoints["front"])
 
-    def round(self, streams: int, max_tokens: int, number: int) -> dict[str, float]:
-        requests = [{"token_ids": [1000 + (7 * i + 131 * (stream + 100 * number)) % 20000
-                                   for i in range(PROMPT_TOKENS)],
-                     "max_tokens": max_tokens, "ignore_eos": True} for stream in range(streams)]
+    def round(self, number: int, streams: int, max_tokens: int) -> Row:
         scraper = Scraper(self._urls)
         scraper.start()
-        before_s, began = self._cpu_s(), time.monotonic()
-        outcomes: list[Outcome] = self._front.closed_loop(requests, streams)
-        took_s, spent_s = time.monotonic() - began, self._cpu_s() - before_s
+        row = super().round(number, streams, max_tokens)
         scraper.stop()
-        assert self.name == "off" or scraper.pages >= len(self._pids) - 1
-        tokens = sum(len(outcome.piece_s) for outcome in outcomes)
-        return {"tokens/s": tokens / took_s, "CPU us/token": 1e6 * spent_s / tokens}
+        assert self.name == "off" or scraper.pages >= len(self.cluster.processes)
+        return row
 
     def signal(self, number: int) -> None:
-        for process in self._cluster.processes.values():
+        for process in self.cluster.processes.values():
             process.signal(number)
-
-    def _cpu_s(self) -> float:
-        return sum(cpu_s(pid) for pid in self._pids)
 
 
 class Collector(http.server.BaseHTTPRequestHandler):
@@ -173,26 +155,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder, \
             variants(build, models.split_cached(options.gguf, 2), Path(folder)) as found:
-        for variant in found:
-            variant.round(options.streams, options.max_tokens, 1000)  # learns its times
-        for number in range(options.rounds):
-            shift = number % len(found)
-            for variant in found[shift:] + found[:shift]:
-                row = variant.round(options.streams, options.max_tokens, number)
-                rows[variant.name].append(row)
-                print(f"{number} {variant.name:8}" + "".join(f"  {what} {value:9.1f}"
-                                                             for what, value in row.items()),
-                      flush=True)
+        rows = take_turns(found, options.rounds, lambda side, number: side.round(
+            number, options.streams, options.max_tokens))
     assert Collector.spans_in > 0, "no trace came to the collector"
-    for name in VARIANTS[1:]:
-        for what in rows["off"][0]:
-            ratios = [row[what] / off[what]
-                      for row, off in zip(rows[name], rows["off"], strict=True)]
-            print(f"{name:8} {what:13} over off: median {statistics.median(ratios):.4f} "
-                  f"({min(ratios):.4f} to {max(ratios):.4f})")
+    print_ratios(rows, "off")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

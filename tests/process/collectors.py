@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -70,9 +71,10 @@ class Collector(Received):
 
 
 class GrpcCollector(Received):
-    """OTLP over gRPC, on a port of the system's."""
+    """OTLP over gRPC: on a port of the system's, or on its own and an address that is drawn."""
 
-    def __init__(self, status: grpc.StatusCode = grpc.StatusCode.OK) -> None:
+    def __init__(self, status: grpc.StatusCode = grpc.StatusCode.OK, *,
+                 own_port: bool = False) -> None:
         super().__init__()
         outer = self
 
@@ -86,7 +88,11 @@ class GrpcCollector(Received):
 
         self.server = grpc.server(ThreadPoolExecutor(2))
         add_TraceServiceServicer_to_server(Servicer(), self.server)
-        self.url = f"grpc://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        host, port = "127.0.0.1", 0
+        if own_port:
+            host, port = ".".join(["127", *(str(random.randrange(1, 255)) for _ in "123")]), 4317
+        bound = self.server.add_insecure_port(f"{host}:{port}")
+        self.url = f"{'http' if own_port else 'grpc'}://{host}:{bound}"
         self.server.start()
 
     def close(self) -> None:

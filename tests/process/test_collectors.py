@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import grpc
@@ -20,7 +21,8 @@ SUMS_UP = 0.02
 TOKEN_GAP_MAX_S = 2.0  # who waited for a silent collector would wait for 5 s
 
 
-@pytest.mark.parametrize("kind", [Collector, GrpcCollector])
+@pytest.mark.parametrize("kind", [Collector, GrpcCollector, partial(GrpcCollector, own_port=True)],
+                         ids=["http", "grpc", "port-4317"])
 def test_spans_have_the_names_parents_times_and_attributes_of_the_trace(build, tiny_model,
                                                                         tmp_path, kind):
     collector = kind()

@@ -76,9 +76,9 @@ def test_a_week_of_events_does_not_grow_it(visit, served):  # noqa: F811
 
 
 def test_it_is_painted_soon_under_load(visit, served):  # noqa: F811
-    askers = Askers(served, 16, 4000)
+    askers = Askers(served, 16, 2500)
     paints_ms = []
-    for _ in range(5):
+    for _ in range(3):
         page = visit().page
         expect(page.locator("#hello")).to_be_visible()
         paints_ms.append(page.evaluate(
@@ -89,8 +89,8 @@ def test_it_is_painted_soon_under_load(visit, served):  # noqa: F811
     picture(page, "load")
     print("first paint under load:", ", ".join(f"{paint:.0f} ms" for paint in paints_ms))
     assert running == 16, "the load ended too soon"
-    assert sorted(paints_ms)[2] < PAINT_MAX_MS, paints_ms
-    assert all(answer is not None and len(answer.token_ids) == 4000 for answer in askers.ends())
+    assert sorted(paints_ms)[1] < PAINT_MAX_MS, paints_ms
+    assert all(answer is not None and len(answer.token_ids) == 2500 for answer in askers.ends())
 
 
 def test_a_hundred_pages_and_sixteen_streams(served):  # noqa: F811

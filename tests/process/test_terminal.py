@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cluster import wait_until
@@ -60,11 +63,22 @@ def test_top_shows_every_stage_and_ends_with_ctrl_c(terminal, tiny_cluster, widt
     top = terminal(width, "top", "--interval", "0.2", "--requests")
     for name in ("stage-0", "stage-1", "sampler"):
         wait_until(lambda n=name: n in top.text(), SEEN_S, f"{name} is shown")
-    with tiny_cluster.client().stream(request_id="seen", token_ids=[2, 3], max_tokens=2000,
-                                      ignore_eos=True) as stream:
-        next(stream)
-        wait_until(lambda: re.search(r"seen\s+decode", top.text()), SEEN_S, "the request is shown")
-        assert "1 running" in top.text()
+    stopping = threading.Event()
+
+    def ask() -> None:
+        client = tiny_cluster.client()
+        for i in itertools.takewhile(lambda _: not stopping.is_set(), itertools.count()):
+            client.generate(request_id=f"seen-{i}", token_ids=[2, 3], max_tokens=2000,
+                            ignore_eos=True)
+
+    with ThreadPoolExecutor(1) as pool:  # one answer after another: one alone may end unseen
+        asking = pool.submit(ask)
+        try:
+            wait_until(lambda: re.search(r"(?s)1 running.*seen-\d+\s+decode", top.text()), SEEN_S,
+                       "a request is shown")
+        finally:
+            stopping.set()
+        asking.result()
     top.press("C-c")
     wait_until(lambda: "stage-0" not in top.text(), SEEN_S, "the screen is as it was")
     assert "Traceback" not in top.text()

@@ -79,7 +79,7 @@ def processes_of(folder):
 
 def free_port_base(partitions):
     for base in range(20100, 30000, 300):
-        ports = [base, base + 1, base + 2, base + 3, *(base + 100 + k for k in range(partitions)),
+        ports = [base, base + 1, base + 2, base + 4, *(base + 100 + k for k in range(partitions)),
                  *(base + 200 + k for k in range(partitions + 1))]
         try:
             for port in ports:

@@ -27,7 +27,7 @@ def test_starts_answers_status_and_leaves_nothing_running(cluster):
 
 def test_the_router_serves_http_and_says_where(cluster):
     assert cluster.run("start").returncode == 0
-    address = f"127.0.0.1:{cluster.port_base + 3}"
+    address = f"127.0.0.1:{cluster.port_base + 4}"
     assert (cluster.run_dir / "http").read_text() == f"http://{address}\n"
     assert f"--http {address}" in (cluster.run_dir / "supervisord.conf").read_text()
 

@@ -1,0 +1,68 @@
+"""Clusters that are up at once and take turns under the same load: what sets them apart is what the
+ratio of their rates, or of their CPU time per token, tells."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from cluster import Cluster
+from process_info import cpu_s
+
+from serving import OurFront
+
+PROMPT_TOKENS = 100
+Row = dict[str, float]
+
+
+class Side:
+    """A cluster, and whatever else works for it. The CPU time is what noise moves least."""
+
+    def __init__(self, name: str, cluster: Cluster, others: Sequence[int] = ()) -> None:
+        self.name, self.cluster = name, cluster
+        self.pids = [*(process.pid for process in cluster.processes.values()), *others]
+        self._front = OurFront(cluster.endpoints["front"])
+
+    def round(self, number: int, streams: int, max_tokens: int) -> Row:
+        """All streams at once; the prompts are other ones in every round."""
+        requests = [{"token_ids": [1000 + (7 * i + 131 * (stream + 100 * number)) % 20000
+                                   for i in range(PROMPT_TOKENS)],
+                     "max_tokens": max_tokens, "ignore_eos": True} for stream in range(streams)]
+        before_s, began = self._cpu_s(), time.monotonic()
+        outcomes = self._front.closed_loop(requests, streams)
+        took_s, spent_s = time.monotonic() - began, self._cpu_s() - before_s
+        tokens = sum(len(outcome.piece_s) for outcome in outcomes)
+        return {"tokens/s": tokens / took_s, "CPU us/token": 1e6 * spent_s / tokens}
+
+    def _cpu_s(self) -> float:
+        return sum(cpu_s(pid) for pid in self.pids)
+
+
+def take_turns(sides: Sequence[Side], rounds: int,
+               run: Callable[[Side, int], Row]) -> dict[str, list[Row]]:
+    """A warm-up each, then a row a side and round, printed; another one begins each time."""
+    rows: dict[str, list[Row]] = {side.name: [] for side in sides}
+    for side in sides:
+        run(side, rounds)
+    for number in range(rounds):
+        shift = number % len(sides)
+        for side in [*sides[shift:], *sides[:shift]]:
+            row = run(side, number)
+            rows[side.name].append(row)
+            print(f"{number} {side.name:12}"
+                  + "".join(f"  {what} {value:9.1f}" for what, value in row.items()), flush=True)
+    return rows
+
+
+def print_ratios(rows: dict[str, list[Row]], anchor: str) -> None:
+    """By rounds, so that what the machine did meanwhile met both."""
+    for name in rows:
+        if name == anchor:
+            continue
+        for what in rows[anchor][0]:
+            ratios = [row[what] / base[what]
+                      for row, base in zip(rows[name], rows[anchor], strict=True)]
+            quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            print(f"{name:12} {what:13} over {anchor}: median {statistics.median(ratios):.4f}, "
+                  f"quartiles {quarters[0]:.4f} to {quarters[2]:.4f}")
