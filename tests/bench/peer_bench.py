@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "process"),
@@ -154,55 +155,75 @@ def two_cores(text: str) -> tuple[int, int]:
     return first, second
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def comparison_parser(doc: str) -> argparse.ArgumentParser:
+    """What every comparison takes; `parsed` reads it."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--gguf", type=full_path, required=True)
     parser.add_argument("--peers", type=full_path, help="folder with the builds llama and ik")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="rows whose names this expression finds")
     parser.add_argument("--json", type=Path, help="written after every case")
-    parser.add_argument("--large", type=full_path,
-                        help="Q4_K_M file of the 1.5B model, for the peers")
-    parser.add_argument("--no-shape", dest="shape", action="store_false",
-                        help="leave out the random weights in the shape of a 1.5B model")
-    parser.add_argument("--pages", default="mmap", choices=("mmap", "huge", "mmap,huge"),
-                        help="of our weights; with huge the fork also runs with huge pages")
     parser.add_argument("--cores", type=two_cores,
                         default=tuple(sorted(os.sched_getaffinity(0))[-2:]),
-                        help="two CPUs as 2,3; one thread runs on the second")
-    parser.add_argument("--pin-stages", action="store_true", help="each stage on a CPU of its own")
+                        help="two CPUs as 2,3; what has one thread runs on the second")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     options = parser.parse_args()
     if len(options.cores) != 2:
         parser.error("two CPUs are needed")
     return options
 
 
-def main() -> None:
-    options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends, too
-    setup = make_setup(options)
-    suffixes = {PAGES[page][0]: PAGES[page][1] for page in options.pages.split(",")}
-    about = machine(options.cores)
-    commit = commit_here()
+def parse() -> argparse.Namespace:
+    parser = comparison_parser(__doc__)
+    parser.add_argument("--large", type=full_path,
+                        help="Q4_K_M file of the 1.5B model, for the peers")
+    parser.add_argument("--no-shape", dest="shape", action="store_false",
+                        help="leave out the random weights in the shape of a 1.5B model")
+    parser.add_argument("--pages", default="mmap", choices=("mmap", "huge", "mmap,huge"),
+                        help="of our weights; with huge the fork also runs with huge pages")
+    parser.add_argument("--pin-stages", action="store_true", help="each stage on a CPU of its own")
+    return parsed(parser)
+
+
+def compare(options: argparse.Namespace, setup: Any, cases: Sequence[Case],
+            verdicts: Callable[[Results], Sequence[Any]], **settings: object) -> NoReturn:
+    """Runs all cases, writes --json after each, prints rows and targets. `setup` has notes and
+    failures; `settings` are written, too."""
+    about, commit = machine(options.cores), commit_here()
     if about["load_before"] > QUIET_LOAD:
         setup.notes.add(f"the machine was not quiet: its load was {about['load_before']:.1f}")
     os.sched_setaffinity(0, options.cores)  # the clients, too
 
     def save(results: Results) -> None:
         if options.json:
-            verdicts = [vars(verdict) for verdict in targets.verdicts(results, suffixes)]
             options.json.write_text(json.dumps(
-                {"machine": about, "commit": commit, "gguf": options.gguf.name,
-                 "pin_stages": options.pin_stages, "notes": sorted(setup.notes),
-                 "failures": setup.failures, "results": results, "targets": verdicts},
-                indent=1) + "\n")
+                {"machine": about, "commit": commit, "gguf": options.gguf.name, **settings,
+                 "notes": sorted(setup.notes), "failures": setup.failures, "results": results,
+                 "targets": [vars(verdict) for verdict in verdicts(results)]}, indent=1) + "\n")
 
-    results = run_all(all_cases(setup), setup.failures, options.runs, options.only, save)
+    results = run_all(cases, setup.failures, options.runs, options.only, save)
     print(f"{about['cpu']}, {about['cpus']} CPUs, {options.gguf.name}, commit {commit}")
     print_results(results)
-    print("\n" + "\n".join(verdict.line() for verdict in targets.verdicts(results, suffixes)))
+    print("\n" + "\n".join(verdict.line() for verdict in verdicts(results)))
     print("\n".join([*sorted(setup.notes), *setup.failures]))
     sys.exit(1 if setup.failures else 0)
+
+
+def end_by_sigterm() -> None:
+    """What was started ends, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def main() -> None:
+    options = parse()
+    end_by_sigterm()
+    setup = make_setup(options)
+    suffixes = {PAGES[page][0]: PAGES[page][1] for page in options.pages.split(",")}
+    compare(options, setup, all_cases(setup),
+            lambda results: targets.verdicts(results, suffixes), pin_stages=options.pin_stages)
 
 
 if __name__ == "__main__":

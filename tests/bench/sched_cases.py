@@ -63,6 +63,15 @@ class SchedSetup:
     failures: list[str] = field(default_factory=list)
     drawn: int = 0  # loads so far: no two are alike
 
+    def find_llama(self, peers: Path | None) -> None:
+        """Its program in DIR/llama; without it there is a note."""
+        program = (peers or Path()) / "llama" / "build" / "bin" / "llama-server"
+        if peers and program.exists():
+            self.llama = program
+        else:
+            self.notes.add("no llama-server: build it with tests/bench/peers/build_llama_cpp.sh "
+                           "and name its folder by --peers")
+
     def load(self, count: int, prompt: int, answer: int, prefix: int = 0) -> Requests:
         """Random ids, another draw each time."""
         model = models.split_cached(self.gguf, 2)
