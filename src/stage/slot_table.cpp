@@ -42,7 +42,13 @@ bool SlotTable::continues(Generation generation, const wire::Item& item) const {
 }
 
 bool SlotTable::accept(Generation generation, const wire::Item& item) {
-    if (!continues(generation, item)) return false;
+    if (!continues(generation, item)) {
+        // What the slot held was another sequence's: what follows a FIRST that was refused must not
+        // continue it.
+        const bool is_first = (item.flags & wire::kItemFirst) != 0;
+        if (is_first && item.slot < slots_.size()) slots_[item.slot] = SlotState{};
+        return false;
+    }
     SlotState& held = slots_[item.slot];
     BlockId* table = table_.data() + static_cast<size_t>(item.slot) * blocks_per_slot_;
     std::copy(item.blocks.begin(), item.blocks.end(), table + item.table_index);

@@ -17,7 +17,8 @@ public:
     // Slots and blocks are numbered from 0; a slot's table has at most `blocks_per_slot` entries.
     SlotTable(uint32_t slots, uint32_t blocks, uint32_t blocks_per_slot);
 
-    // Whether the item continues its slot; if so the slot holds its rows from now on.
+    // Whether the item continues its slot; if so the slot holds its rows from now on. A FIRST that
+    // does not fit empties it.
     bool accept(Generation generation, const wire::Item& item);
 
     // The slot's blocks, in order of position.

@@ -133,6 +133,17 @@ TEST_CASE("a FIRST behind the prefix cache needs full blocks in front of it") {
     CHECK(table.rows_held(1) == 129);
 }
 
+TEST_CASE("what follows a FIRST that was refused does not continue the slot's sequence of before") {
+    SlotTable table(2, 8, 4);
+    REQUIRE(accepts(table, 1, {.rows = 137, .blocks = {0, 1, 2}, .first = true}));
+    REQUIRE(accepts(table, 1, {.slot = 1, .rows = 5, .blocks = {6}, .first = true}));
+    CHECK_FALSE(accepts(table, 2, {.position = 64, .rows = 7, .blocks = {5, 4}, .first = true}));
+    CHECK_FALSE(accepts(table, 2, {.position = 71, .rows = 13, .table_index = 2}));
+    CHECK(table.rows_held(0) == 0);
+    CHECK(table.rows_held(1) == 5);  // another's
+    CHECK(accepts(table, 2, {.rows = 7, .blocks = {3}, .first = true}));
+}
+
 TEST_CASE("a block that was given out again is not full until it is filled again") {
     SlotTable table(3, 8, 4);
     REQUIRE(accepts(table, 1, {.rows = 64, .blocks = {4}, .first = true}));
@@ -174,6 +185,17 @@ struct Model {
     auto operator<=>(const Model&) const = default;
 
     bool accept(Generation now, const wire::Item& item) {
+        if (take(now, item)) return true;
+        if ((item.flags & wire::kItemFirst) != 0) {  // refused, it has begun anew nonetheless
+            generation = 0;
+            rows = 0;
+            table.clear();
+        }
+        return false;
+    }
+
+private:
+    bool take(Generation now, const wire::Item& item) {
         const bool first = (item.flags & wire::kItemFirst) != 0;
         if (first ? !first_fits(item) : !follows(now, item)) return false;
         std::vector<BlockId> next(table.begin(),
@@ -194,7 +216,6 @@ struct Model {
         return true;
     }
 
-private:
     bool first_fits(const wire::Item& item) const {
         if (item.table_index != 0 || item.position % kRows != 0) return false;
         for (uint32_t j = 0; j < item.position / kRows; ++j) {
