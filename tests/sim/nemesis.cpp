@@ -96,8 +96,11 @@ void Nemesis::kill(WorkerProcess& worker) {
     worker.crash();
     ++workers_killed_;
     revive(worker, timeline_.now() + 50 * kMillisecondUs + draw_duration(3000));
-    if (burst_ && random_.one_in(2))
-        timeline_.in(random_.below(2'000'000), [this] { burst_(); });
+    if (burst_ && random_.one_in(2)) {
+        const TimeUs at = timeline_.now() + random_.below(2'000'000);
+        lasts_until(at);  // its request has to end like the others
+        timeline_.at(at, [this] { burst_(); });
+    }
 }
 
 void Nemesis::kill_worker() { kill(any_worker()); }
