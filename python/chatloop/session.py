@@ -261,10 +261,7 @@ class Session:
             return
         request.on_message(message)
         if request.lost and not request.ended:
-            if request.accepted:
-                self._try_next(request, now_s)
-            else:
-                self._withdraw(request, now_s)
+            self._take_up(request, now_s)
             return
         if request.ended:
             del self._requests[request_id]
@@ -312,11 +309,17 @@ class Session:
                     self._submit_anew(request, now_s)
                 else:
                     self._withdraw(request, now_s)
-            elif there is None or there.tokens > request.committed:
-                if request.accepted or there is None:
-                    self._try_next(request, now_s)
-                else:
-                    self._withdraw(request, now_s)
+            elif there is None:
+                self._try_next(request, now_s)
+            elif there.tokens > request.committed:
+                self._take_up(request, now_s)
+
+    def _take_up(self, request: Request, now_s: float) -> None:
+        """Something of it is lost, and the router has it still."""
+        if request.accepted:
+            self._try_next(request, now_s)
+        else:
+            self._withdraw(request, now_s)
 
     def _withdraw(self, request: Request, now_s: float) -> None:
         """Its ACCEPTED is lost, without which it cannot be resumed."""

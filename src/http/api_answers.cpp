@@ -200,7 +200,7 @@ void Api::complete(Job& job, TimeUs now) {
 void Api::fail(Job& job, const Problem& problem, TimeUs now) {
     cancel(job, now);
     if (job.streams) {
-        send_event(job, 0, "data: " + problem_json(problem) + "\n\n", now);
+        send_text(job, 0, problem_json(problem), now);
         end_stream(job, now);
     } else {
         Response response = problem_response(problem);
