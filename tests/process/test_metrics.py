@@ -154,44 +154,6 @@ def test_scrapes_all_the_time_do_not_disturb(observed):
     assert len(threads) == 3
 
 
-def documented(section: str) -> set[str]:
-    """The names in the first columns of a section's tables."""
-    text = (ROOT / "docs" / "observability.md").read_text()
-    part = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
-    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-
-
-def test_the_documentation_lists_every_metric_and_no_other(observed):
-    url = url_of(observed, "router")
-    names = set()
-    try:
-        observed.client().generate(token_ids=[99999], max_tokens=1)  # errors have a name, too
-    except ChatLoopError:
-        pass
-    time.sleep(PAGE_AGE_S)
-    for worker in ("stage-0", "sampler"):
-        names |= set(scrape(url_of(observed, worker)).types)
-    names |= set(scrape(url).types)
-    # These are there in some states only: with a collector, or with a worker that is gone.
-    sometimes = {"coordinator_traces_sent_total", "coordinator_traces_dropped_total",
-                 "coordinator_unhealthy_workers"}
-    assert documented("Metrics") == names | sometimes
-
-
-def test_the_documentation_lists_every_log_target_and_span(observed):
-    client = observed.client()
-    client.generate(request_id="spans", token_ids=[2, 3], max_tokens=8, ignore_eos=True)
-    spans = {re.sub(r"stage \d+", "stage N", span[0]) for span in client.trace("spans")["spans"]}
-    assert {"request", "tokenization", "queue", "prefill", "decode", "sampling"} <= spans
-    assert spans <= documented("Traces")
-    targets = set()
-    for process in observed.processes.values():
-        targets |= {json.loads(line)["target"] for line in process.log.read_text().splitlines()}
-    assert {"chatloop_router::requests", "chatloop_router::cluster"} <= targets
-    assert targets <= documented("Logs")
-
-
 @pytest.mark.long
 def test_promtool_and_prometheus_take_every_page(observed, tmp_path):
     for name in observed.processes:
