@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +154,41 @@ def test_scrapes_all_the_time_do_not_disturb(observed):
     assert answer.usage.completion_tokens == 100
     threads = os.listdir(f"/proc/{observed.processes['stage-0'].pid}/task")
     assert len(threads) == 3
+
+
+def test_actors_that_are_not_told_find_a_port_from_9091_on(build, tiny_model, tmp_path,
+                                                           monkeypatch):
+    monkeypatch.delenv("CHATLOOP_METRICS_BIND")
+    with Cluster(build, tiny_model, tmp_path / "apart", own_sampler=True) as cluster:
+        urls = {name: url_of(cluster, name) for name in cluster.processes}
+        assert len(set(urls.values())) == 4
+        for name, url in urls.items():
+            assert url.startswith("http://127.0.0.1:")
+            assert 9091 <= int(url.rpartition(":")[2]) < 9091 + 64
+            page = scrape(url)
+            if name != "router":
+                assert page.labels("worker_ready", "worker_id") == {name}
+        assert cluster.endpoints["metrics"] == urls["router"]
+        cluster.stop()
+    with Cluster(build, tiny_model, tmp_path / "hosted", hosted_router=True) as cluster:
+        page = scrape(url_of(cluster, "stage-0"))  # one for both
+        assert "metrics" not in cluster.endpoints
+        assert {"worker_ready", "coordinator_ready"} <= set(page.types)
+        cluster.stop()
+
+
+def test_no_page_where_it_is_off_or_no_port_is_free(build, tiny_model, tmp_path):
+    with socket.socket() as taker:
+        with contextlib.suppress(OSError):  # then another has it, which is as good
+            taker.bind(("127.0.0.1", 65535))
+            taker.listen()
+        with Cluster(build, tiny_model, tmp_path, router=["--metrics", "off"],
+                     stage=["--metrics", "127.0.0.1:65535+"]) as cluster:
+            assert "metrics" not in "\n".join(cluster.processes["router"].messages())
+            [said] = [m for m in cluster.processes["stage-0"].messages() if "metrics" in m]
+            assert said.startswith("no /metrics: http 127.0.0.1:65535+: ")
+            assert cluster.client().generate(token_ids=[2], max_tokens=2).finish_reason
+            cluster.stop()
 
 
 @pytest.mark.long
