@@ -1,6 +1,7 @@
 """How soon the page is painted while the router is at work.
 
-    CHATLOOP_BUILD=build scripts/python.sh tests/bench/page_bench.py --gguf FILE.gguf [--visits 9] [--streams 32]
+    CHATLOOP_BUILD=build scripts/python.sh tests/bench/page_bench.py --gguf FILE.gguf \
+        [--visits 9] [--streams 32]
 
 32 streams over ZeroMQ; then a new context of Chromium (Debian's) for every visit, so that nothing
 is cached. First contentful paint as the browser tells it, from the start of the navigation, in ms:
