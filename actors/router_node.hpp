@@ -13,6 +13,7 @@
 #include "chatloop/text/text.hpp"
 #include "common.hpp"
 #include "http_front.hpp"
+#include "journal_files.hpp"
 #include "node.hpp"
 #include "trace_sender.hpp"
 
@@ -26,6 +27,7 @@ struct RouterOptions {
     std::string result;
     std::string http;     // addresses; empty: none
     std::string api_keys_file;
+    std::string journal_dir;  // empty: none
     std::string metrics;
     std::string endpoints_file;
     std::string otel_endpoint;  // empty: no traces leave
@@ -69,6 +71,7 @@ public:
 
 private:
     void wire();
+    void restore_streams();
     void on_result(Message bytes, TimeUs now);
     TimeUs leaves_at() const;
     void note_sockets();
@@ -86,6 +89,7 @@ private:
     std::set<std::string> workers_gone_;
     bool holds_ = false;
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
+    std::unique_ptr<JournalFiles> journal_;
     std::unique_ptr<HttpPort> http_;  // null without an address
     std::unique_ptr<HttpFront> api_;  // on http_
     std::unique_ptr<HttpPort> metrics_;
