@@ -19,7 +19,7 @@ _serial = itertools.count()
 def _nft(namespace: str, *words: str) -> str:
     done = subprocess.run(["ip", "netns", "exec", namespace, "nft", *words], capture_output=True,
                           text=True, timeout=COMMAND_TIMEOUT_S, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, (words, done.returncode, done.stderr)
+    assert done.returncode == 0, f"{done.stderr.strip()}: {words}"
     return done.stdout
 
 
@@ -76,6 +76,6 @@ def why_no_nftables() -> str:
         with dropped(name, "192.0.2.1"), reset(name, "192.0.2.1"):
             return ""
     except (AssertionError, OSError, subprocess.SubprocessError) as error:
-        return f"no rules of nftables can be made: {error}"
+        return f"no rules of nftables can be made: {str(error).splitlines()[0]}"
     finally:
         subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
