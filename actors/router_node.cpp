@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "command_line.hpp"
 #include "metrics.hpp"
 #include "page.hpp"
 
@@ -38,7 +39,7 @@ Result<RouterOptions> router_options(const Settings& settings) {
     if (!options.journal_dir.empty() && options.http.empty())
         return Error{ErrorCode::kInvalidRequest,
                      "http.journal_dir is for streams over HTTP: set http.bind, too"};
-    if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
+    options.metrics = metrics_address(settings);
     if (settings.has("observability.otel_endpoint"))
         options.otel_endpoint = settings.text("observability.otel_endpoint");
     options.exporter = settings.text("observability.exporter");
@@ -96,7 +97,7 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     if (!options.journal_dir.empty())
         journal_ = value_or_die(actor, JournalFiles::open(options.journal_dir));
     http_ = open_port(options.http);
-    metrics_ = open_metrics(options.metrics);
+    open_metrics(options.metrics);
     RouterConfig config = router_config(model.spec, options.kv_type, options.router);
     config.seed = random_u64();
     drain_timeout_us_ = config.drain_timeout_us;
@@ -188,6 +189,7 @@ void RouterNode::log_endpoints() const {
     if (http_ != nullptr) text += ", " + http_->url();
     if (metrics_ != nullptr) text += ", metrics " + metrics_->url();
     log_line('i', text);
+    log_metrics();
 }
 
 void RouterNode::send_control(const std::string& peer, std::vector<uint8_t> bytes) {

@@ -92,7 +92,6 @@ private:
     std::unique_ptr<JournalFiles> journal_;
     std::unique_ptr<HttpPort> http_;  // null without an address
     std::unique_ptr<HttpFront> api_;  // on http_
-    std::unique_ptr<HttpPort> metrics_;
     std::unique_ptr<TraceSender> traces_;  // null without a collector
     TimeUs drain_timeout_us_ = 0;
     TimeUs drain_until_ = kNever;

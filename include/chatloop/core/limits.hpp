@@ -98,6 +98,7 @@ inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
 inline constexpr unsigned kHttpConnectionsMax = 4096;
 inline constexpr unsigned kHttpPeerConnectionsMax = 2048;  // of one address; a proxy is one
 inline constexpr size_t kHttpHeaderBytesMax = 32u << 10;   // of one request
+inline constexpr uint16_t kHttpPortTriesMax = 64;          // of an address that ends in PORT+
 inline constexpr uint64_t kHttpBodyBytesMax = 8u << 20;
 inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that was refused
 inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
