@@ -11,6 +11,7 @@
 #include "chatloop/model/file_check.hpp"
 #include "chatloop/model/fingerprint.hpp"
 #include "chatloop/model/memory_fit.hpp"
+#include "version.hpp"
 
 namespace chatloop::actors {
 
@@ -26,6 +27,7 @@ void die(const std::string& actor, const Error& error) {
 }
 
 void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv) {
+    app.set_version_flag("--version", actor + " " + kVersion, "print the version");
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& help) {
