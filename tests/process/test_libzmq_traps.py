@@ -117,8 +117,8 @@ def test_one_push_to_two_peers_takes_turns(context):
 
 def test_without_immediate_a_message_waits_for_a_peer_of_the_future(context):
     """It arrives at whoever listens there later, however stale it is. Ours: IMMEDIATE, and each
-    frame names the incarnation that it is for (socket_test.cpp: "without a peer nothing is
-    queued")."""
+    frame names the incarnation that it is for (socket_test.cpp: "without a peer nothing is queued,
+    and the message stays")."""
     with socket.socket() as nobody:  # a port that is free
         nobody.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
