@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "command_line.hpp"
 #include "metrics.hpp"
 #include "page.hpp"
 
@@ -24,16 +25,24 @@ Result<RouterOptions> router_options(const Settings& settings) {
         return static_cast<TimeUs>(settings.number(path) * kMillisecondUs);
     };
     RouterOptions options;
-    Result<std::string> model = settings.required("model.path");
+    Result<std::string> model = model_path(settings);
     if (!model) return model.error();
+    const Settings* own[] = {&settings};
+    Result<std::vector<BoundAddress>> bound = check_addresses(own);
+    if (!bound) return bound.error();
+    options.bound = std::move(*bound);
     options.model = std::move(*model);
     options.name = settings.text("router.router_id");
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
     if (settings.has("http.bind")) options.http = settings.text("http.bind");
-    if (settings.has("http.api_keys_file"))
+    if (settings.has("http.api_keys_file")) {
         options.api_keys_file = settings.text("http.api_keys_file");
+        if (const auto keys = read_keys(options.api_keys_file); !keys)
+            return Error{keys.error().code, settings.origin("http.api_keys_file") + ": " +
+                                                keys.error().message};
+    }
     if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
     if (settings.has("observability.otel_endpoint"))
         options.otel_endpoint = settings.text("observability.otel_endpoint");
@@ -69,13 +78,7 @@ RouterModel open_router_model(const std::string& actor, const RouterOptions& opt
 }
 
 void check_router(const std::string& actor, const RouterOptions& options) {
-    for (const std::string& endpoint : {options.ctrl, options.front, options.result})
-        value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
-    value_or_die(actor, check_connectable(options.result));
-    value_or_die(actor, check_endpoint(options.exporter, EndpointUse::kConnect));
-    for (const std::string& address : {options.http, options.metrics})
-        if (!address.empty()) value_or_die(actor, http::check_address(address));
-    if (!options.api_keys_file.empty()) value_or_die(actor, read_keys(options.api_keys_file));
+    value_or_die(actor, check_own(options.bound));
 }
 
 RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
