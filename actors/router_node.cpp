@@ -25,20 +25,31 @@ Result<RouterOptions> router_options(const Settings& settings) {
         return static_cast<TimeUs>(settings.number(path) * kMillisecondUs);
     };
     RouterOptions options;
-    Result<std::string> model = settings.required("model.path");
+    Result<std::string> model = model_path(settings);
     if (!model) return model.error();
+    const Settings* own[] = {&settings};
+    Result<std::vector<BoundAddress>> bound = check_addresses(own);
+    if (!bound) return bound.error();
+    options.bound = std::move(*bound);
     options.model = std::move(*model);
     options.name = settings.text("router.router_id");
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
     if (settings.has("http.bind")) options.http = settings.text("http.bind");
-    if (settings.has("http.api_keys_file"))
+    if (settings.has("http.api_keys_file")) {
         options.api_keys_file = settings.text("http.api_keys_file");
-    if (settings.has("http.journal_dir")) options.journal_dir = settings.text("http.journal_dir");
-    if (!options.journal_dir.empty() && options.http.empty())
-        return Error{ErrorCode::kInvalidRequest,
-                     "http.journal_dir is for streams over HTTP: set http.bind, too"};
+        if (const auto keys = read_keys(options.api_keys_file); !keys)
+            return Error{keys.error().code, settings.origin("http.api_keys_file") + ": " +
+                                                keys.error().message};
+    }
+    if (settings.has("http.journal_dir")) {
+        options.journal_dir = settings.text("http.journal_dir");
+        if (options.http.empty())
+            return Error{ErrorCode::kInvalidRequest,
+                         settings.origin("http.journal_dir") +
+                             ": a journal is of streams over HTTP: set http.bind, too"};
+    }
     options.metrics = metrics_address(settings);
     if (settings.has("observability.otel_endpoint"))
         options.otel_endpoint = settings.text("observability.otel_endpoint");
@@ -74,14 +85,8 @@ RouterModel open_router_model(const std::string& actor, const RouterOptions& opt
 }
 
 void check_router(const std::string& actor, const RouterOptions& options) {
-    for (const std::string& endpoint : {options.ctrl, options.front, options.result})
-        value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
-    value_or_die(actor, check_connectable(options.result));
-    value_or_die(actor, check_endpoint(options.exporter, EndpointUse::kConnect));
-    for (const std::string& address : {options.http, options.metrics})
-        if (!address.empty()) value_or_die(actor, http::check_address(address));
-    if (!options.api_keys_file.empty()) value_or_die(actor, read_keys(options.api_keys_file));
     if (!options.journal_dir.empty()) value_or_die(actor, JournalFiles::check(options.journal_dir));
+    value_or_die(actor, check_own(options.bound));
 }
 
 RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,

@@ -11,6 +11,7 @@
 #include "chatloop/core/config.hpp"
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
+#include "addresses.hpp"
 #include "common.hpp"
 #include "http_front.hpp"
 #include "journal_files.hpp"
@@ -32,6 +33,7 @@ struct RouterOptions {
     std::string endpoints_file;
     std::string otel_endpoint;  // empty: no traces leave
     std::string exporter;
+    std::vector<BoundAddress> bound;
     kernel::KvType kv_type = kernel::KvType::kF16;
     RouterConfig router;  // what the model does not say
 };
@@ -44,7 +46,7 @@ struct RouterModel {
     std::unique_ptr<TextEngine> text;
 };
 RouterModel open_router_model(const std::string& actor, const RouterOptions& options);
-// Whether the router could bind and be reached; ends the process if not.
+// Whether this machine has the addresses that the router is to bind; ends the process if not.
 void check_router(const std::string& actor, const RouterOptions& options);
 
 class RouterNode final : public Node {
