@@ -43,6 +43,11 @@ private:
 // stage's /metrics has the router, too.
 Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model);
 
+// model.path, which is there. kBadFile with the key: it is no directory.
+Result<std::string> model_path(const Settings& settings);
+// The same of any key whose value is in a directory.
+Status check_directory(const std::string& origin, const std::string& path);
+
 // Gives the process the CPUs and the memory that it is to have, checks that they are there. Returns
 // where libzmq's threads are to run: on worker.io_cpu_cores, or off the CPUs that the process is
 // pinned to, if it has others. Empty: where the process runs.

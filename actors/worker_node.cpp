@@ -24,7 +24,8 @@ struct WorkerModel {
 
 Result<WorkerModel> open_model(const WorkerOptions& options) {
     WorkerModel model;
-    const Result<const kernel::Kernels*> kernels = choose_kernels(options.kernels);
+    const Result<const kernel::Kernels*> kernels =
+        choose_kernels(options.kernels, kernel::cpu_features(), options.kernels_origin);
     if (!kernels) return kernels.error();
     model.kernels = *kernels;
     Result<ModelSpec> spec = read_spec(options.model);
@@ -39,9 +40,9 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
         if (!stage) return stage.error();
         model.stage = std::move(*stage);
     } else if (!options.weights_file.empty() && options.weights_file != model.spec.head.file) {
-        return Error{ErrorCode::kInvalidRequest, "worker.weights_path: a sampler's weights are " +
-                                                     model.spec.head.file + ", not " +
-                                                     options.weights_file};
+        return Error{ErrorCode::kInvalidRequest,
+                     options.weights_origin + ": a sampler's weights are " +
+                         model.spec.head.file + ", not " + options.weights_file};
     }
     if (!options.is_stage || options.with_sampler) {
         Result<HeadModel> head = actors::open_head(options.model, model.spec, options.memory);
@@ -239,15 +240,8 @@ void WorkerNode::log_start() const {
 
 int check_worker(const std::string& actor, const WorkerOptions& options) {
     const WorkerModel model = value_or_die(actor, open_model(options));
-    value_or_die(actor, check_endpoint(options.listen, EndpointUse::kBind));
-    value_or_die(actor, check_connectable(options.listen));
-    if (!options.metrics.empty()) value_or_die(actor, http::check_address(options.metrics));
-    for (const std::string& router : options.routers)
-        value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
-    if (options.router) {
-        open_router_model(actor, *options.router);
-        check_router(actor, *options.router);
-    }
+    value_or_die(actor, check_own(options.bound));  // the hosted router's, too
+    if (options.router) open_router_model(actor, *options.router);
     std::string layers;
     if (options.is_stage)
         layers = ", layers " + std::to_string(model.layers.first) + " to " +

@@ -174,11 +174,13 @@ def test_a_killed_stage_is_seen_and_its_return(build, tiny_model, tmp_path, visi
         cluster.processes["stage-1"].kill()
         expect(page.locator(".box.gone .title")).to_contain_text("stage-1", timeout=SEEN_MS)
         expect(page.locator("#health")).to_have_text("no route", timeout=SEEN_MS)
+        expect(page.locator("#no-route")).to_contain_text("layers 2-3 are missing")
         expect(page.locator("#events li.warn").first).to_be_visible()
         picture(page, "killed")
         cluster.restart("stage-1")
         expect(page.locator("#health")).to_have_text("ready", timeout=SEEN_MS)
         expect(page.locator(".box.gone")).to_have_count(0, timeout=SEEN_MS)
+        expect(page.locator("#no-route")).to_be_empty()
         picture(page, "back")
         assert seen.errors == []
         cluster.stop()

@@ -94,17 +94,6 @@ struct RouterHistograms {
     Histogram decode_rows{kRowsBounds};          // of frames with decode rows
 };
 
-// What only the owner of the sockets sees, for STATUS.
-struct SocketCounters {
-    uint64_t front_malformed = 0;  // messages of a wrong number of parts
-    uint64_t ctrl_malformed = 0;
-    uint64_t result_malformed = 0;
-    uint64_t backlog_drops = 0;  // clients for which too much or too long waited
-    uint64_t backlog_messages_dropped = 0;
-    uint64_t backlog_bytes = 0;  // now
-    uint64_t sends_blocked = 0;  // frames and control that met a full queue
-};
-
 class Router final : private Cluster::Events {
 public:
     // A line for the log: level 'd', 'i' or 'w', the text, the request that it is about.
@@ -336,6 +325,7 @@ private:
     void on_kv_lost(Generation generation, const std::string& why, TimeUs now) override;
     void on_quarantine(const std::string& peer) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
+    void on_worker_refused(const RefusedWorker& worker) override;
     void on_worker_died(Incarnation worker, TimeUs now) override;
     void on_last_report(Incarnation worker, const wire::RouteReport& report) override;
 
@@ -368,6 +358,7 @@ private:
     TimeUs peopled_at_ = 0;  // the last time that a worker was there
     bool finished_ = false;
     TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
+    NoRouteNotice no_route_notice_;
     RouterCounters counters_;
     Quarantine quarantine_;  // of clients
     RouterHistograms histograms_;
