@@ -28,7 +28,8 @@ STOP_TIMEOUT_S = 40.0  # above the 30 s that a router gives its requests to fini
 POLL_S = 0.01
 LOG_LINES_SHOWN = 40
 # Tests and benches say where a page of metrics is to be; the actors' default are known ports.
-os.environ["CHATLOOP_METRICS_BIND"] = "off"
+NO_METRICS = "CHATLOOP_METRICS_BIND"
+os.environ[NO_METRICS] = "off"
 
 
 def wait_until(ready: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster import ANY_PORT, Cluster
+from cluster import ANY_PORT, NO_METRICS, Cluster
 from conftest import ROOT
 from damage import router_options, stage_options
 
@@ -29,9 +29,10 @@ def check(build, tmp_path):
         file = tmp_path / f"{role}.yaml"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         command = [build / "actors" / ACTORS[role], "--config", file, "--check", *options]
+        # Cluster's variable would go before the file's metrics.bind. --check binds nothing.
+        own = {name: value for name, value in os.environ.items() if name != NO_METRICS}
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                              timeout=20, stdin=subprocess.DEVNULL,
-                              env={**os.environ, **environment})
+                              timeout=20, stdin=subprocess.DEVNULL, env={**own, **environment})
         return done.returncode, done.stdout, done.stderr
 
     return run

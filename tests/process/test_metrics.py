@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, wait_until
+from cluster import NO_METRICS, Cluster, wait_until
 from conftest import ROOT
 from scrape import fetch, parse, scrape
 
@@ -158,7 +158,7 @@ def test_scrapes_all_the_time_do_not_disturb(observed):
 
 def test_actors_that_are_not_told_find_a_port_from_9091_on(build, tiny_model, tmp_path,
                                                            monkeypatch):
-    monkeypatch.delenv("CHATLOOP_METRICS_BIND")
+    monkeypatch.delenv(NO_METRICS)
     with Cluster(build, tiny_model, tmp_path / "apart", own_sampler=True) as cluster:
         urls = {name: url_of(cluster, name) for name in cluster.processes}
         assert len(set(urls.values())) == 4
