@@ -33,4 +33,15 @@ struct RouterMetrics {
     std::map<std::pair<std::string, uint8_t>, WorkerTimes> workers;  // by name and Role bit
 };
 
+// What only the owner of the sockets sees, for STATUS.
+struct SocketCounters {
+    uint64_t front_malformed = 0;  // messages of a wrong number of parts
+    uint64_t ctrl_malformed = 0;
+    uint64_t result_malformed = 0;
+    uint64_t backlog_drops = 0;  // clients for which too much or too long waited
+    uint64_t backlog_messages_dropped = 0;
+    uint64_t backlog_bytes = 0;  // now
+    uint64_t sends_blocked = 0;  // frames and control that met a full queue
+};
+
 }  // namespace chatloop
