@@ -332,7 +332,7 @@ void Router::expire(TimeUs now) {
             fail(sequence, {ErrorCode::kNoRoute,
                             "no complete set of workers came up while the request waited, with " +
                                 std::to_string(committed(*sequence.request)) +
-                                " tokens committed"});
+                                " tokens committed: " + cluster_.why_no_route()});
         } else {  // it waits for a place, not for workers
             set_timeout(sequence);
         }

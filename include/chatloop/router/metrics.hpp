@@ -23,16 +23,6 @@ struct WorkerTimes {
     uint64_t rows = 0;
 };
 
-struct RouterMetrics {
-    Histogram request_s{kRequestBoundsS};     // from arrival to DONE or ERROR, of accepted requests
-    uint64_t requests_routed = 0;             // sequences that got a place on a route, each time
-    uint64_t tokens_generated = 0;            // in pieces to clients
-    double tokens_per_s = 0;                  // of these, over the last seconds
-    uint64_t wire_us = 0;                     // of all frames: neither computed nor queued at a hop
-    std::map<std::string, uint64_t> ended;    // requests, by finish_reason or error code
-    std::map<std::pair<std::string, uint8_t>, WorkerTimes> workers;  // by name and Role bit
-};
-
 // What only the owner of the sockets sees, for STATUS.
 struct SocketCounters {
     uint64_t front_malformed = 0;  // messages of a wrong number of parts
@@ -42,6 +32,16 @@ struct SocketCounters {
     uint64_t backlog_messages_dropped = 0;
     uint64_t backlog_bytes = 0;  // now
     uint64_t sends_blocked = 0;  // frames and control that met a full queue
+};
+
+struct RouterMetrics {
+    Histogram request_s{kRequestBoundsS};     // from arrival to DONE or ERROR, of accepted requests
+    uint64_t requests_routed = 0;             // sequences that got a place on a route, each time
+    uint64_t tokens_generated = 0;            // in pieces to clients
+    double tokens_per_s = 0;                  // of these, over the last seconds
+    uint64_t wire_us = 0;                     // of all frames: neither computed nor queued at a hop
+    std::map<std::string, uint64_t> ended;    // requests, by finish_reason or error code
+    std::map<std::pair<std::string, uint8_t>, WorkerTimes> workers;  // by name and Role bit
 };
 
 }  // namespace chatloop

@@ -329,6 +329,7 @@ private:
     void on_kv_lost(Generation generation, const std::string& why, TimeUs now) override;
     void on_quarantine(const std::string& peer) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
+    void on_worker_refused(const RefusedWorker& worker) override;
     void on_worker_died(Incarnation worker, TimeUs now) override;
     void on_last_report(Incarnation worker, const wire::RouteReport& report) override;
 
@@ -362,6 +363,7 @@ private:
     TimeUs peopled_at_ = 0;  // the last time that a worker was there
     bool finished_ = false;
     TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
+    NoRouteNotice no_route_notice_;
     RouterCounters counters_;
     Quarantine quarantine_;  // of clients
     RouterHistograms histograms_;
