@@ -7,6 +7,7 @@
 #include "chatloop/bus/socket.hpp"
 #include "chatloop/bus/system.hpp"
 #include "chatloop/http/server.hpp"
+#include "command_line.hpp"
 #include "node.hpp"
 
 namespace chatloop::actors {
@@ -49,7 +50,8 @@ bool is_any(const BoundAddress& address) {
 
 bool collide(const BoundAddress& a, const BoundAddress& b) {
     if (a.host.empty() || b.host.empty()) return a.text == b.text;
-    if (a.port != b.port || a.port == "*" || a.port == "0") return false;
+    const bool is_chosen = a.port == "*" || a.port == "0" || a.port.ends_with('+');
+    if (a.port != b.port || is_chosen) return false;
     return a.host == b.host || is_any(a) || is_any(b);
 }
 
@@ -84,6 +86,8 @@ Result<std::vector<BoundAddress>> check_addresses(std::span<const Settings* cons
             if (!settings->has(key.path)) continue;
             const std::string origin = settings->origin(key.path);
             const std::string& text = settings->text(key.path);
+            if (key.path == std::string_view("metrics.bind") && metrics_address(*settings).empty())
+                continue;
             if (const Status valid = check_form(text, key.form); !valid)
                 return at(origin, valid.error());
             BoundAddress address = parsed(origin, text);

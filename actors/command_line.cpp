@@ -25,6 +25,8 @@ std::string help_of(const Setting& setting) {
 
 constexpr double kSilenceWarnedSecs = 10.0;
 
+constexpr char kNoMetrics[] = "off";
+
 const char* from_environment(const char* name) { return std::getenv(name); }
 
 }  // namespace
@@ -94,6 +96,7 @@ Result<Settings> hosted_router_settings(const Settings& stage, const std::string
     };
     inherit("model.path", model);
     inherit("performance.kv_cache_dtype", stage.text("performance.kv_cache_dtype"));
+    inherit("metrics.bind", kNoMetrics);
     return Settings::resolve(kRouterRole, *file, from_environment, {});
 }
 
@@ -178,6 +181,11 @@ void reload_log_level(const CommandLine& command_line) {
     const std::string level = settings->text("observability.log_level");
     set_log_level(level);
     log_line('w', "SIGHUP: the log's level is " + level);
+}
+
+std::string metrics_address(const Settings& settings) {
+    const std::string& address = settings.text("metrics.bind");
+    return address == kNoMetrics ? "" : address;
 }
 
 std::vector<std::string> setting_warnings(const Settings& settings) {

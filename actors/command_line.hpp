@@ -39,7 +39,8 @@ private:
 };
 
 // Of the router that a stage hosts: from the file that worker.with_router names, and the
-// environment. What both have to agree in comes from the stage where the file says nothing.
+// environment. What both have to agree in comes from the stage where the file says nothing, and the
+// stage's /metrics has the router, too.
 Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model);
 
 // model.path, which is there. kBadFile with the key: it is no directory.
@@ -55,6 +56,9 @@ Result<std::vector<int>> place_process(const Settings& settings);
 // SIGHUP: the log's level is what the settings say now. Nothing else changes while a process runs;
 // settings that cannot be read leave the level as it is, with a line that says so.
 void reload_log_level(const CommandLine& command_line);
+
+// metrics.bind; empty for "off".
+std::string metrics_address(const Settings& settings);
 
 // What is accepted but does not do what its user may hope.
 std::vector<std::string> setting_warnings(const Settings& settings);

@@ -14,6 +14,7 @@
 #include "addresses.hpp"
 #include "common.hpp"
 #include "http_front.hpp"
+#include "journal_files.hpp"
 #include "node.hpp"
 #include "trace_sender.hpp"
 
@@ -27,6 +28,7 @@ struct RouterOptions {
     std::string result;
     std::string http;     // addresses; empty: none
     std::string api_keys_file;
+    std::string journal_dir;  // empty: none
     std::string metrics;
     std::string endpoints_file;
     std::string otel_endpoint;  // empty: no traces leave
@@ -71,6 +73,7 @@ public:
 
 private:
     void wire();
+    void restore_streams();
     void on_result(Message bytes, TimeUs now);
     TimeUs leaves_at() const;
     void note_sockets();
@@ -88,9 +91,9 @@ private:
     std::set<std::string> workers_gone_;
     bool holds_ = false;
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
+    std::unique_ptr<JournalFiles> journal_;
     std::unique_ptr<HttpPort> http_;  // null without an address
     std::unique_ptr<HttpFront> api_;  // on http_
-    std::unique_ptr<HttpPort> metrics_;
     std::unique_ptr<TraceSender> traces_;  // null without a collector
     TimeUs drain_timeout_us_ = 0;
     TimeUs drain_until_ = kNever;

@@ -108,7 +108,6 @@ private:
     std::unique_ptr<Worker> worker_;
     bool loaded_ = false;
     Socket in_;
-    std::unique_ptr<HttpPort> metrics_;  // null without an address
     std::map<std::string, std::unique_ptr<Socket>> routers_;  // by control address
 };
 
@@ -119,7 +118,7 @@ WorkerNode::WorkerNode(Host& host, const std::string& actor, const WorkerOptions
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
-    metrics_ = open_metrics(options.metrics);
+    open_metrics(options.metrics);
     if (metrics_ != nullptr)
         metrics_->site().add("GET", "/readyz", http::Access::kOpen,
                              [this](http::ExchangeId, http::Request&, TimeUs) {
@@ -234,6 +233,7 @@ void WorkerNode::log_start() const {
     const std::string metrics = metrics_ == nullptr ? "" : "metrics " + metrics_->url() + ", ";
     log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + metrics +
                       model_.kernels->name + " kernels");
+    log_metrics();
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
         options.memory.numa_node = static_cast<int>(settings.integer("worker.numa_node"));
     options.memory.allow_paging = settings.flag("model.allow_paging");
     options.drain_timeout_us = settings.seconds("drain_timeout_secs");
-    if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
+    options.metrics = metrics_address(settings);
     options.log_level = settings.text("observability.log_level");
     options.log_format = settings.text("observability.log_format");
     if (!options.is_stage) return options;

@@ -53,8 +53,8 @@ fi
 check=0
 for word in "$@"; do
     case $word in
-        --test) packages+=(chromium) ;;
-        --long) packages+=(chromium clang libclang-rt-14-dev nginx-light prometheus) ;;
+        --test) packages+=(chromium nftables) ;;
+        --long) packages+=(chromium clang libclang-rt-14-dev nftables nginx-light prometheus) ;;
         --check) check=1 ;;
         *) echo "unknown option $word" >&2; exit 64 ;;
     esac

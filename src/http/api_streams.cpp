@@ -7,6 +7,7 @@ namespace chatloop::http {
 
 namespace {
 
+constexpr unsigned kAgainMs = 1000;
 constexpr std::string_view kStreams = "/streams/";
 
 Response stream_head(const std::string& request_header) {
@@ -34,20 +35,35 @@ void Api::serve_streams(Site& site) {
 
 // ---- what leaves ----
 
-void Api::start_stream(Job& job, TimeUs now) {
-    job.streams = true;
+// False: the stream cannot be kept as it was asked for, and the job has failed.
+bool Api::start_stream(Job& job, const wire::Accepted& accepted, TimeUs now) {
     Response head = stream_head(job.request_header);
     if (job.ask.resumable) {
         const std::string key = config_.stream_key();
-        job.stream = &streams_.try_emplace(key, key, job.ask.parameters.n, kept_bytes_)
-                          .first->second;
-        job.stream->request_header = job.request_header;
-        job.stream->job = job.stream->exchange = job.exchange;
+        if (const Status kept = begin_journal(job, key, accepted); !kept) {
+            fail(job, {503, kept.error().message, "stream_options.resumable",
+                       "journal_unavailable", kAgainMs}, now);
+            return false;
+        }
+        Stream& stream = open_stream(job, key);
+        stream.kept = config_.journal != nullptr;
+        stream.exchange = job.exchange;
         attached_[job.exchange] = key;
         head.headers.emplace_back("Content-Location", "/v1" + std::string(kStreams) + key);
     }
+    job.streams = true;
     job.wrote_at = now;
     responder_.start_stream(job.exchange, std::move(head));
+    return true;
+}
+
+Api::Stream& Api::open_stream(Job& job, const std::string& key) {
+    Stream& stream =
+        streams_.try_emplace(key, key, job.ask.parameters.n, kept_bytes_).first->second;
+    stream.request_header = job.request_header;
+    stream.job = job.exchange;
+    job.stream = &stream;
+    return stream;
 }
 
 void Api::write(Job& job, std::string_view bytes, TimeUs now) {
@@ -57,7 +73,12 @@ void Api::write(Job& job, std::string_view bytes, TimeUs now) {
 }
 
 void Api::send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now) {
-    write(job, job.stream == nullptr ? event : job.stream->log.add(choice, event), now);
+    if (job.stream == nullptr) return write(job, event, now);
+    Stream& stream = *job.stream;
+    const std::string bytes = stream.log.add(choice, event);
+    const bool is_seen =
+        !stream.ahead.empty() && stream.log.place(choice) <= stream.ahead.at(choice);
+    if (!is_seen) write(job, bytes, now);
 }
 
 void Api::end_stream(Job& job, TimeUs now) {
@@ -89,9 +110,11 @@ std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request,
     if (stream == nullptr)
         return problem_response({404, "there is no such stream, or no more", "", "not_found"});
     std::vector<Place> seen = stream->log.beginning();
+    // What the process before this one had sent and not kept comes again.
+    const bool may_be_ahead = stream->restored && stream->job != kNobody;
     if (const std::string_view last = request.header("last-event-id"); !last.empty()) {
         const auto read = read_id(last, seen.size());
-        if (!read || stream->log.reach(*read) == EventLog::Reach::kAhead)
+        if (!read || (stream->log.reach(*read) == EventLog::Reach::kAhead && !may_be_ahead))
             return problem_response({400, "Last-Event-ID is no id of this stream's events",
                                      "Last-Event-ID", "invalid_request"});
         seen = *read;
@@ -108,6 +131,7 @@ std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request,
         attached_.erase(stream->exchange);
     }
     stream->exchange = id;
+    stream->ahead = may_be_ahead ? seen : std::vector<Place>();
     responder_.start_stream(id, std::move(head));
     responder_.write(id, behind);  // not in the head: what is written counts as waiting
     if (stream->job == kNobody) {
@@ -140,6 +164,7 @@ void Api::drop(Stream& stream, TimeUs now) {
         cancel(job, now);
         forget(job);
     }
+    if (config_.journal != nullptr) config_.journal->drop(stream.key);
     streams_.erase(std::string(stream.key));
 }
 

@@ -285,9 +285,14 @@ void Cluster::on_tick(TimeUs now) {
     }
     std::vector<Generation> late;
     for (const auto& [generation, route] : routes_) {
-        if (route.up || now - route.installed_at <= config_.install_timeout_us) continue;
+        const TimeUs bound_us = route.link_up ? config_.install_timeout_us
+                                              : config_.link_timeout_us;
+        if (route.up || now - route.installed_at <= bound_us) continue;
         late.push_back(generation);
-        if (!route.link_up) avoid(workers_.at(route.hops[0]).hello.name, now);
+        if (!route.link_up) {
+            avoid(workers_.at(route.hops[0]).hello.name, now);
+            continue;
+        }
         for (const Incarnation incarnation : route.not_ready)
             avoid(workers_.at(incarnation).hello.name, now);
     }

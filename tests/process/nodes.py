@@ -10,10 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import packet_rules
 import pytest
 from answers import Answer
 from cluster import wait_until
@@ -50,7 +52,8 @@ class Network:
             yield f"-n {name} link add eth0 type veth peer name port{k} netns {switch}"
             yield f"-n {switch} link set port{k} master bridge up"
             yield f"-n {name} addr add {address}/24 dev eth0"
-            yield f"-n {name} link set eth0 up"
+            # A packet is a segment: a rule sees each, not dozens in one.
+            yield f"-n {name} link set dev eth0 gso_max_segs 1 up"
 
     def __enter__(self) -> Network:
         try:
@@ -77,7 +80,19 @@ class Network:
 
     @contextlib.contextmanager
     def one_way_cut(self, source: str, destination: str) -> Iterator[None]:
-        """Nothing gets from one to the other; the other way all goes on."""
+        """Nothing gets from one to the other, without a sign; the other way all goes on."""
+        if reason := packet_rules.why_no_nftables():
+            warnings.warn(f"cut by a blackhole route: {reason}", stacklevel=3)
+            with self.blackhole(source, destination):
+                yield
+            return
+        with packet_rules.dropped(self._names[destination], source) as rule:
+            yield
+            assert rule.packets() > 0
+
+    @contextlib.contextmanager
+    def blackhole(self, source: str, destination: str) -> Iterator[None]:
+        """As one_way_cut where there is no nftables; the sender's own stack hears of it."""
         route = ("ip", "-n", self._names[source], "route")
         run(*route, "add", "blackhole", f"{destination}/32")
         try:

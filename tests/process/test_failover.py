@@ -17,6 +17,7 @@ from counts import rising
 STREAMS = 16
 BACK_S = 20.0
 KILLS_LONG = 100
+SLOW_S = 1.5
 ALL = ("stage-0", "stage-1", "sampler")
 
 
@@ -204,6 +205,27 @@ def test_one_stopped_for_a_while(cluster, right, name, pause_s):
     assert counters["replays"] == 0 and counters["workers_lost"] == 0
     if name != "router" and pause_s > 1.0:
         assert counters["routes_down"] >= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_slow_worker_only_slows(cluster, right, name):
+    """It runs for a fifth of the time, a moment now and then: nobody takes that for a fault."""
+    watch = cluster.client()
+    askers = Askers(cluster, STREAMS, 2000)
+    slow = cluster.processes[name]
+    end_s = time.monotonic() + SLOW_S
+    try:
+        while time.monotonic() < end_s:
+            slow.signal(signal.SIGSTOP)
+            time.sleep(0.04)
+            slow.signal(signal.SIGCONT)
+            time.sleep(0.01)
+    finally:
+        slow.signal(signal.SIGCONT)
+    assert askers.running == STREAMS
+    assert askers.ends() == right[2000]
+    counters = watch.status()["counters"]
+    assert [counters[name] for name in ("routes_down", "replays", "workers_lost")] == [0, 0, 0]
 
 
 def test_one_stopped_with_a_spare(cluster, right):

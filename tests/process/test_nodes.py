@@ -145,6 +145,48 @@ def test_a_killed_supervisord_leaves_nobody_behind(adopts_orphans, one_node):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@pytest.fixture
+def run_disk(tmp_path):
+    """The run folder of one_node, logs and all, is a small disk."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    try:
+        run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder)
+    except AssertionError as error:
+        pytest.skip(f"no disk can be mounted: {error}")
+    yield folder
+    run("umount", folder)
+
+
+def test_a_full_disk_under_the_logs_during_a_fault(run_disk, one_node, right):
+    """Nothing more is logged by supervisord and by what it runs; a killed stage is restarted, and
+    the answer comes out. With room again there are lines again."""
+    node, _, asker = one_node
+    expected = asker.ask(RUNNING)
+    filler = run_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(run_disk).f_bavail == 0
+
+    def takes_no_more() -> bool:
+        before = len(node.log("router"))
+        assert asker.ask(SHORT) == right
+        return len(node.log("router")) == before
+
+    wait_until(takes_no_more, BACK_S, "the last page is full, too")
+    first = node.pid("stage-0")
+    asker.begin(RUNNING)
+    os.kill(first, signal.SIGKILL)
+    wait_for_another(node, "stage-0", first, BACK_S)
+    assert asker.end() == expected
+    filler.unlink()
+    length = len(node.log("router"))
+    wait_until(lambda: asker.ask(SHORT) == right and len(node.log("router")) > length, BACK_S,
+               "it logs again")
+    node.stops_clean("router", "stage-0")
+
+
 # ---- three nodes in network namespaces ----
 
 

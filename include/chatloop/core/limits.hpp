@@ -100,6 +100,7 @@ inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
 inline constexpr unsigned kHttpConnectionsMax = 4096;
 inline constexpr unsigned kHttpPeerConnectionsMax = 2048;  // of one address; a proxy is one
 inline constexpr size_t kHttpHeaderBytesMax = 32u << 10;   // of one request
+inline constexpr uint16_t kHttpPortTriesMax = 64;          // of an address that ends in PORT+
 inline constexpr uint64_t kHttpBodyBytesMax = 8u << 20;
 inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that was refused
 inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
@@ -125,6 +126,8 @@ inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at on
 inline constexpr size_t kHttpStreamsKeptMax = 4096;        // resumable ones, also those that ended
 inline constexpr size_t kHttpKeptBytesMax = 4u << 20;      // events that one of them keeps
 inline constexpr size_t kHttpKeptAllBytesMax = 64u << 20;  // and all of them
+inline constexpr uint64_t kJournalStreamBytesMax = 64u << 20;  // of one of them, on disk
+inline constexpr uint64_t kJournalBytesMax = 1u << 30;     // and of all of them
 inline constexpr int64_t kHttpResumeUs = 60'000'000;       // one is kept without its client
 
 // Model files.

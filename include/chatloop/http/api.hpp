@@ -12,12 +12,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "chatloop/core/clock.hpp"
 #include "chatloop/http/ask.hpp"
 #include "chatloop/http/event_log.hpp"
+#include "chatloop/http/journal.hpp"
 #include "chatloop/http/reply.hpp"
 #include "chatloop/http/responder.hpp"
 #include "chatloop/http/site.hpp"
@@ -43,6 +45,7 @@ struct ApiConfig {
     // Names that nobody can guess, of resumable streams.
     std::function<std::string()> stream_key;
     TimeUs client_silence_us = 30 * kSecondUs;  // of the router; kNever: none
+    Journal* journal = nullptr;  // of resumable streams; null: they end with the process
 };
 
 class Api {
@@ -52,17 +55,31 @@ public:
     // Adds its paths.
     void serve(Site& site);
 
+    // Carries on with a stream of the process before this one. How many bytes of its journal were
+    // of use: the rest is to be cut off. 0: none, the stream is lost.
+    size_t restore(const std::string& key, wire::ByteView journal, TimeUs now);
+
     void on_router(const wire::RouterBody& message, TimeUs now);
     void on_gone(ExchangeId id, TimeUs now);
     void on_tick(TimeUs now);
     TimeUs next_timer() const;
     size_t running() const { return jobs_.size(); }
+    size_t journaled() const;  // streams that a restarted router would know
 
 private:
+    // What has come of a choice: a router that takes up an answer may say some of it again.
+    struct Heard {
+        uint32_t tokens = 0;
+        uint64_t text_bytes = 0;
+        bool ended = false;
+    };
     // One prompt of a request: a request of the router's.
     struct Part {
         std::string request_id;
+        bool accepted = false;
         bool ended = false;
+        size_t prompt_entries = 0;  // log-probabilities of the prompt that have come
+        std::vector<Heard> heard;   // n
         std::vector<uint32_t> prompt_ids;
         uint64_t seed = 0;
         std::vector<Choice> choices;  // n; of a stream only what the next event needs
@@ -70,6 +87,7 @@ private:
         Usage usage;
     };
     static constexpr ExchangeId kNobody = 0;
+    static constexpr ExchangeId kRestored = ExchangeId{1} << 63;  // more than a server ever had
     // A resumable one, from the acceptance of its request until nobody asked for it for a while.
     struct Stream {
         Stream(std::string name, size_t choices, size_t& all_bytes)
@@ -80,6 +98,9 @@ private:
         ExchangeId job = kNobody;       // of jobs_, until the answer has ended
         ExchangeId exchange = kNobody;  // that reads it
         TimeUs until = kNever;          // it is kept without one
+        bool kept = false;              // in the journal, up to now
+        bool restored = false;          // from there
+        std::vector<Place> ahead;       // of a restored one: its client has seen more than it
     };
     struct Job {
         ExchangeId exchange = 0;     // that asked
@@ -90,6 +111,7 @@ private:
         std::vector<Part> parts;
         bool streams = false;        // its head has been sent
         Stream* stream = nullptr;    // if it is resumable; of streams_
+        std::unique_ptr<wire::Resume> resume;  // of a restored one, until the router accepts it
         size_t held_bytes = 0;       // of an answer that is not streamed
         TimeUs wrote_at = 0;
     };
@@ -108,6 +130,7 @@ private:
     std::optional<Problem> refuse(Ask& ask) const;
     Status constrain_calls(Ask& ask) const;
     void submit(Job& job, TimeUs now);
+    void make_part(Job& job, size_t index, bool has_tools);
     Job* find(const std::string& request_id, Part** part);
     void on_accepted(const wire::Accepted& accepted, TimeUs now);
     void on_prompt_piece(const wire::PromptPiece& piece, TimeUs now);
@@ -128,7 +151,8 @@ private:
     void forget(Job& job);
 
     void serve_streams(Site& site);
-    void start_stream(Job& job, TimeUs now);
+    bool start_stream(Job& job, const wire::Accepted& accepted, TimeUs now);
+    Stream& open_stream(Job& job, const std::string& key);
     void write(Job& job, std::string_view bytes, TimeUs now);
     void send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now);
     void end_stream(Job& job, TimeUs now);
@@ -138,6 +162,13 @@ private:
     Response on_delete(const Request& request, TimeUs now);
     void drop(Stream& stream, TimeUs now);
     void expire_streams(TimeUs now);
+
+    Status begin_journal(const Job& job, const std::string& key, const wire::Accepted& accepted);
+    void keep(const std::string& request_id, const wire::RouterBody& message);
+    bool puts_off(const wire::Failure& failure, TimeUs now);
+    void suspend(Job& job);
+    void say(const wire::RouterBody& message, TimeUs now);
+    void resume_put_off(TimeUs now);
 
     ApiConfig config_;
     Responder& responder_;
@@ -154,6 +185,8 @@ private:
     size_t kept_bytes_ = 0;  // of all streams' logs
     std::map<std::string, Stream> streams_;
     std::map<ExchangeId, std::string> attached_;  // exchanges that read a stream, and which
+    ExchangeId last_restored_ = kRestored;  // stands for the exchange that began a restored job
+    std::set<ExchangeId> put_off_;          // restored jobs that the router had no place for
     TimeUs pinged_at_ = 0;
     TimeUs looked_at_ = 0;
 };

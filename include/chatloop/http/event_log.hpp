@@ -41,11 +41,14 @@ public:
     // "data: ..." with its id before it, as it is sent. Beyond the bounds the oldest are dropped.
     std::string add(uint32_t choice, const std::string& event);
 
-    // Whether a client that has seen so much can be given the rest.
+    // Whether a client that has seen so much can be given the rest; kDropped if not, also where it
+    // is ahead in another choice.
     enum class Reach : uint8_t { kKept, kDropped, kAhead };
     Reach reach(const std::vector<Place>& seen) const;
     // All events behind `seen`, which is kKept.
     std::string behind(const std::vector<Place>& seen) const;
+    // Of the latest event of `choice`.
+    Place place(uint32_t choice) const { return places_.at(choice); }
     std::vector<Place> beginning() const { return std::vector<Place>(places_.size()); }
 
 private:

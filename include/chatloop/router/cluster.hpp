@@ -45,6 +45,7 @@ struct ClusterConfig {
     uint32_t heartbeat_interval_ms = 200;
     uint32_t failure_threshold = 4;  // intervals of silence until a worker is taken for dead
     TimeUs install_timeout_us = 10 * kSecondUs;
+    TimeUs link_timeout_us = 3 * kSecondUs;  // of our link to stage 0, as of a worker's to the next
     BlockHash block_hash = hash_block;  // tests have one that collides
 };
 

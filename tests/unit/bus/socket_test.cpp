@@ -130,6 +130,26 @@ TEST_CASE("a router addresses peers and says which are unreachable") {
     }));
 }
 
+TEST_CASE("after one to nobody the next message is whole") {
+    Context context;
+    Socket router(context, SocketKind::kRouter, SocketUse::kControl);
+    Socket dealer(context, SocketKind::kDealer, SocketUse::kControl, "peer");
+    REQUIRE(router.bind("inproc://whole").ok());
+    REQUIRE(dealer.connect("inproc://whole").ok());
+    REQUIRE(send_soon(dealer, "hello"));
+    Envelope envelope;
+    REQUIRE(receive_soon(router, envelope));
+    // A body that is a peer's name: sent after a refused address it would be taken for one.
+    Message to_nobody = message_of("peer");
+    REQUIRE(router.send_to("nobody", to_nobody) == Io::kUnreachable);
+    Message next = message_of("next");
+    REQUIRE(router.send_to("peer", next) == Io::kOk);
+    REQUIRE(receive_soon(dealer, envelope));
+    CHECK(text_of(envelope.message) == "next");
+    CHECK(dealer.receive(envelope) == Io::kWouldBlock);
+    CHECK(dealer.malformed() == 0);
+}
+
 TEST_CASE("a message of too many parts is skipped and counted") {
     Context context;
     Socket router(context, SocketKind::kRouter, SocketUse::kControl);
