@@ -23,7 +23,10 @@ def stage_yaml(model: Path) -> str:
 
 @pytest.fixture
 def check(build, tmp_path):
-    """Runs an actor with --check over a file of this text; (exit code, stdout, stderr)."""
+    """Runs an actor with --check over a file of this text; (exit code, stdout, stderr). What the
+    tests' environment says of metrics would go before the file."""
+    inherited = {name: text for name, text in os.environ.items()
+                 if name != "CHATLOOP_METRICS_BIND"}
 
     def run(role: str, text: str | bytes, *options: object, **environment: str):
         file = tmp_path / f"{role}.yaml"
@@ -31,7 +34,7 @@ def check(build, tmp_path):
         command = [build / "actors" / ACTORS[role], "--config", file, "--check", *options]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
                               timeout=20, stdin=subprocess.DEVNULL,
-                              env={**os.environ, **environment})
+                              env={**inherited, **environment})
         return done.returncode, done.stdout, done.stderr
 
     return run
