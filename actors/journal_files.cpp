@@ -217,7 +217,8 @@ bool JournalFiles::write(File& file, wire::ByteView records) {
     const int why = written >= 0 ? ENOSPC : errno;
     ++write_errors_;
     if (!std::exchange(is_failing_, true))
-        log_line('w', "journal: " + file.name + " in " + folder_ + " cannot be written: " + std::strerror(why) +
+        log_line('w', "journal: " + file.name + " in " + folder_ + " cannot be written: " +
+                          std::strerror(why) +
                           ": what is missing is computed again after a restart");
     // A part of a record that cannot be taken back fails its CRC.
     if (written > 0) static_cast<void>(!ftruncate(file.descriptor, static_cast<off_t>(file.bytes)));
