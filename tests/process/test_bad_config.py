@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster import ANY_PORT, NO_METRICS, Cluster
+from cluster import ANY_PORT, Cluster
 from conftest import ROOT
 from damage import router_options, stage_options
 
@@ -23,16 +23,18 @@ def stage_yaml(model: Path) -> str:
 
 @pytest.fixture
 def check(build, tmp_path):
-    """Runs an actor with --check over a file of this text; (exit code, stdout, stderr)."""
+    """Runs an actor with --check over a file of this text; (exit code, stdout, stderr). What the
+    tests' environment says of metrics would go before the file."""
+    inherited = {name: text for name, text in os.environ.items()
+                 if name != "CHATLOOP_METRICS_BIND"}
 
     def run(role: str, text: str | bytes, *options: object, **environment: str):
         file = tmp_path / f"{role}.yaml"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         command = [build / "actors" / ACTORS[role], "--config", file, "--check", *options]
-        # Cluster's variable would go before the file's metrics.bind. --check binds nothing.
-        own = {name: value for name, value in os.environ.items() if name != NO_METRICS}
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                              timeout=20, stdin=subprocess.DEVNULL, env={**own, **environment})
+                              timeout=20, stdin=subprocess.DEVNULL,
+                              env={**inherited, **environment})
         return done.returncode, done.stdout, done.stderr
 
     return run
