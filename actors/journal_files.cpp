@@ -23,7 +23,8 @@ namespace chatloop::actors {
 namespace {
 
 constexpr char kLockName[] = "lock";
-constexpr int kNumberDigits = 12;
+constexpr size_t kNumberDigits = 12;
+constexpr char kSuffix[] = ".stream";
 constexpr mode_t kOwnerOnly = 0600;
 constexpr mode_t kOwnerOnlyFolder = 0700;
 
@@ -31,29 +32,19 @@ Error folder_error(const std::string& folder, const std::string& what) {
     return {ErrorCode::kBadFile, "http.journal_dir " + folder + ": " + what};
 }
 
-struct FileName {
-    uint64_t number = 0;
-    std::string key;
-};
-
 // Nothing: no file of a journal.
-std::optional<FileName> read_name(const std::string& name) {
-    FileName read;
-    const char* const end = name.data() + name.size();
-    const auto [stop, error] = std::from_chars(name.data(), end, read.number);
-    if (error != std::errc() || stop - name.data() != kNumberDigits || stop == end || *stop != '-')
-        return std::nullopt;
-    read.key = std::string(stop + 1, end);
-    const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-    if (read.key.empty() || !std::all_of(read.key.begin(), read.key.end(), is_digit))
-        return std::nullopt;
-    return read;
+std::optional<uint64_t> read_name(const std::string& name) {
+    uint64_t number = 0;
+    const auto [stop, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    const bool is_ours = error == std::errc() && stop - name.data() == kNumberDigits &&
+                         name.substr(kNumberDigits) == kSuffix;
+    return is_ours ? std::optional<uint64_t>(number) : std::nullopt;
 }
 
-std::string make_name(uint64_t number, const std::string& key) {
+std::string make_name(uint64_t number) {
     std::string digits = std::to_string(number);
     if (digits.size() < kNumberDigits) digits.insert(0, kNumberDigits - digits.size(), '0');
-    return digits + "-" + key;
+    return digits + kSuffix;
 }
 
 std::vector<std::string> names_in(int folder) {
@@ -68,12 +59,13 @@ std::vector<std::string> names_in(int folder) {
     return names;
 }
 
-// All of the file, if it is a plain one of allowed size.
+// All of the file, if it is a plain one of allowed size; errno says why not.
 std::optional<wire::Bytes> read_all(int descriptor) {
     struct stat info {};
-    if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) return std::nullopt;
+    if (fstat(descriptor, &info) != 0) return std::nullopt;
     const auto size = static_cast<uint64_t>(info.st_size);
-    if (size > kJournalStreamBytesMax) return std::nullopt;
+    errno = S_ISREG(info.st_mode) ? EFBIG : EINVAL;
+    if (!S_ISREG(info.st_mode) || size > kJournalStreamBytesMax) return std::nullopt;
     wire::Bytes bytes(size);
     size_t at = 0;
     while (at < bytes.size()) {
@@ -92,7 +84,8 @@ Result<std::unique_ptr<JournalFiles>> JournalFiles::open(const std::string& fold
         return folder_error(folder, std::string("cannot be made: ") + std::strerror(errno));
     const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return folder_error(folder, std::strerror(errno));
-    const int lock = openat(descriptor, kLockName, O_RDWR | O_CREAT | O_CLOEXEC, kOwnerOnly);
+    const int lock = openat(descriptor, kLockName, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+                            kOwnerOnly);
     if (lock < 0) {
         const Error error = folder_error(folder, std::string("cannot be written: ") +
                                                      std::strerror(errno));
@@ -127,40 +120,49 @@ JournalFiles::~JournalFiles() {
 
 void JournalFiles::restore(const Take& take) {
     for (const std::string& name : names_in(folder_descriptor_)) {
-        last_number_ = std::max(last_number_, read_name(name)->number);
-        if (restore_one(name, take)) {
-            ++restored_;
-            continue;
-        }
-        ++lost_;
-        log_line('w', "journal: " + folder_ + "/" + name + " holds no stream: it is deleted");
-        unlinkat(folder_descriptor_, name.c_str(), 0);
+        last_number_ = std::max(last_number_, *read_name(name));
+        restore_one(name, take);
     }
 }
 
-bool JournalFiles::restore_one(const std::string& name, const Take& take) {
-    const std::string key = read_name(name)->key;
+void JournalFiles::lose(const std::string& name, const std::string& why) {
+    ++lost_;
+    log_line('w', "journal: " + folder_ + "/" + name + " " + why);
+}
+
+void JournalFiles::restore_one(const std::string& name, const Take& take) {
     const int descriptor =
         openat(folder_descriptor_, name.c_str(), O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
-    if (descriptor < 0) return false;
-    const std::optional<wire::Bytes> bytes = read_all(descriptor);
-    const bool is_new = !files_.contains(key);
-    const size_t used = bytes && is_new ? take(key, *bytes) : 0;
-    if (used == 0) {
-        ::close(descriptor);
-        return false;
+    const std::optional<wire::Bytes> bytes =
+        descriptor < 0 ? std::nullopt : read_all(descriptor);
+    File file{name, descriptor, 0};
+    if (!bytes) {
+        const std::string why = std::strerror(errno);
+        close(file);
+        return lose(name, "cannot be read and stays: " + why);
     }
-    files_[key] = {name, descriptor, used};
-    bytes_ += used;
-    if (used == bytes->size()) return true;
-    log_line('w', "journal: the last " + std::to_string(bytes->size() - used) + " bytes of " +
-                      folder_ + "/" + name + " are damaged: what they said is computed again");
-    if (ftruncate(descriptor, static_cast<off_t>(used)) != 0) close(files_[key]);
-    return true;
+    const std::optional<http::Api::Restored> taken = take(*bytes);
+    if (!taken || taken->key.empty()) {
+        close(file);
+        if (taken) return lose(name, "stays: too many streams are there");
+        unlinkat(folder_descriptor_, name.c_str(), 0);
+        return lose(name, "holds no stream: it is deleted");
+    }
+    ++restored_;
+    file.bytes = taken->bytes;
+    bytes_ += file.bytes;
+    if (taken->bytes < bytes->size()) {
+        log_line('w', "journal: the last " + std::to_string(bytes->size() - taken->bytes) +
+                          " bytes of " + folder_ + "/" + name +
+                          " are damaged: what they said is computed again");
+        if (ftruncate(descriptor, static_cast<off_t>(taken->bytes)) != 0) close(file);
+    }
+    if (taken->has_ended) close(file);
+    files_[taken->key] = file;
 }
 
 Status JournalFiles::begin(const std::string& key, wire::ByteView records) {
-    const std::string name = make_name(++last_number_, key);
+    const std::string name = make_name(++last_number_);
     const int descriptor =
         openat(folder_descriptor_, name.c_str(),
                O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, kOwnerOnly);
@@ -183,6 +185,10 @@ bool JournalFiles::append(const std::string& key, wire::ByteView records) {
     if (write(found->second, records)) return true;
     close(found->second);
     return false;
+}
+
+void JournalFiles::close(const std::string& key) {
+    if (const auto found = files_.find(key); found != files_.end()) close(found->second);
 }
 
 void JournalFiles::drop(const std::string& key) {
@@ -211,8 +217,9 @@ bool JournalFiles::write(File& file, wire::ByteView records) {
     const int why = written >= 0 ? ENOSPC : errno;
     ++write_errors_;
     if (!std::exchange(is_failing_, true))
-        log_line('w', "journal: " + folder_ + " cannot be written: " + std::strerror(why) +
-                          "; new resumable streams are refused");
+        log_line('w', "journal: " + file.name + " in " + folder_ + " cannot be written: " +
+                          std::strerror(why) +
+                          ": what is missing is computed again after a restart");
     // A part of a record that cannot be taken back fails its CRC.
     if (written > 0) static_cast<void>(!ftruncate(file.descriptor, static_cast<off_t>(file.bytes)));
     errno = why;

@@ -1,5 +1,6 @@
 // The files of the journal of resumable streams (http/journal.hpp): a folder, a file in it for each
-// stream, "NUMBER-KEY" in the order of their beginning. Written to the page cache and not synced:
+// stream, "NUMBER.stream" in the order of their beginning. Names tell nothing: who has a stream's
+// key can read it. Written to the page cache and not synced:
 // they outlive the process, not a host that loses its power.
 #pragma once
 
@@ -7,10 +8,11 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "chatloop/core/result.hpp"
-#include "chatloop/http/journal.hpp"
+#include "chatloop/http/api.hpp"
 
 namespace chatloop::actors {
 
@@ -23,19 +25,20 @@ public:
     static Status check(const std::string& folder);
     ~JournalFiles() override;
 
-    // Reads every stream, the oldest first. `take` says how many bytes were of use; the rest is cut
-    // off, and a file without any is deleted.
-    using Take = std::function<size_t(const std::string& key, wire::ByteView bytes)>;
+    // Reads every stream, the oldest first. A file of which nothing can be taken is deleted; one
+    // that cannot be read, or for which there is no room (an empty key), stays for another start.
+    using Take = std::function<std::optional<http::Api::Restored>(wire::ByteView bytes)>;
     void restore(const Take& take);
 
     Status begin(const std::string& key, wire::ByteView records) override;
     bool append(const std::string& key, wire::ByteView records) override;
+    void close(const std::string& key) override;
     void drop(const std::string& key) override;
 
     uint64_t bytes() const { return bytes_; }            // of all files
     uint64_t write_errors() const { return write_errors_; }
     uint64_t restored() const { return restored_; }      // streams
-    uint64_t lost() const { return lost_; }              // files without anything of use
+    uint64_t lost() const { return lost_; }              // files that were not taken
 
 private:
     struct File {
@@ -44,7 +47,8 @@ private:
         uint64_t bytes = 0;
     };
     JournalFiles(std::string folder, int folder_descriptor, int lock);
-    bool restore_one(const std::string& name, const Take& take);
+    void restore_one(const std::string& name, const Take& take);
+    void lose(const std::string& name, const std::string& why);
     bool write(File& file, wire::ByteView records);
     void close(File& file);
     void remove(const File& file);

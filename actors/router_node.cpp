@@ -160,10 +160,7 @@ void RouterNode::wire() {
 // They wait for a route like everybody else.
 void RouterNode::restore_streams() {
     if (journal_ == nullptr) return;
-    const TimeUs now = monotonic_now();
-    journal_->restore([this, now](const std::string& key, wire::ByteView bytes) {
-        return api_->api().restore(key, bytes, now);
-    });
+    journal_->restore([this](wire::ByteView bytes) { return api_->api().restore(bytes); });
     if (journal_->restored() > 0)
         log_line('i', "journal: " + std::to_string(journal_->restored()) +
                           " resumable streams of the process before this one go on");
@@ -288,7 +285,7 @@ void RouterNode::add_metrics(Exposition& page) const {
                      "Streams of the process before this one that went on",
                      static_cast<double>(journal_->restored()));
         page.counter("coordinator_journal_lost_total",
-                     "Files of the journal without anything of use",
+                     "Files of the journal that were not taken",
                      static_cast<double>(journal_->lost()));
     }
     if (traces_ == nullptr) return;

@@ -206,7 +206,7 @@ void Api::cancel(const Job& job, TimeUs now) {
 void Api::forget(Job& job) {
     for (const Part& part : job.parts) by_request_.erase(part.request_id);
     held_bytes_ -= job.held_bytes;
-    put_off_.erase(job.exchange);
+    std::erase(put_off_, job.exchange);
     const auto client = clients_.find(job.client);
     if (--client->second == 0) clients_.erase(client);
     jobs_.erase(job.exchange);
@@ -227,7 +227,8 @@ TimeUs Api::next_timer() const {
     if (jobs_.empty() && streams_.empty()) return kNever;
     const TimeUs silence = config_.client_silence_us;
     const TimeUs ping_at = silence == kNever ? kNever : pinged_at_ + silence / 3;
-    return std::min(looked_at_ + kLookUs, ping_at);
+    const TimeUs resume_at = put_off_.empty() ? kNever : resume_at_;
+    return std::min({looked_at_ + kLookUs, ping_at, resume_at});
 }
 
 // The router hears that its clients live, and clients and proxies that their stream does.
@@ -236,6 +237,8 @@ void Api::on_tick(TimeUs now) {
         pinged_at_ = looked_at_ = now;
         return;
     }
+    settle_restored(now);
+    resume_put_off(now);
     const TimeUs silence = config_.client_silence_us;
     if (silence != kNever && now - pinged_at_ >= silence / 3) {
         pinged_at_ = now;
@@ -245,7 +248,6 @@ void Api::on_tick(TimeUs now) {
     if (now - looked_at_ < kLookUs) return;
     looked_at_ = now;
     expire_streams(now);
-    resume_put_off(now);
     for (auto& [id, job] : jobs_)
         if (job->streams && now - job->wrote_at >= kStreamPingUs) write(*job, kStreamPing, now);
 }

@@ -41,23 +41,27 @@ void Api::on_prompt_piece(const wire::PromptPiece& piece, TimeUs now) {
     Part* part = nullptr;
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
-    const bool stream = job->ask.stream;
     size_t i = part->prompt_entries - std::min<size_t>(piece.index, part->prompt_entries);
     part->prompt_entries = std::max(part->prompt_entries, piece.index + piece.entries.size());
     while (i < piece.entries.size()) {
         LogprobsText batch = part->choices.front().logprobs.following();
-        const size_t waiting = stream ? part->choices.front().logprobs.count() : 0;
+        // Events end at fixed places, however the pieces came: their ids say what is in them.
+        const size_t rest = kHttpLogprobsPerEvent - (piece.index + i) % kHttpLogprobsPerEvent;
+        const size_t end = std::min(piece.entries.size(), i + rest);
         size_t bytes = 0;
-        for (; i < piece.entries.size() && waiting + batch.count() < kHttpLogprobsPerEvent; ++i) {
+        for (; i < end; ++i) {
             wire::TokenEntry entry{part->prompt_ids.at(piece.index + i),
                                    std::numeric_limits<float>::quiet_NaN(), {}};
             if (piece.entries[i]) entry = *piece.entries[i];
             bytes += batch.add(job->ask.surface, entry, token_texts_);
         }
-        if (!stream && !hold(*job, bytes * part->choices.size(), now)) return;
+        if (!job->ask.stream && !hold(*job, bytes * part->choices.size(), now)) return;
+        const size_t entries = piece.index + i;
+        const bool is_due = entries % kHttpLogprobsPerEvent == 0 ||
+                            (entries == part->prompt_ids.size() && piece.index > 0);
         for (Choice& choice : part->choices) {
             choice.logprobs.append(batch);
-            if (piece.index > 0) on_text(*job, choice, now);  // the first token has none: it waits
+            if (is_due) on_text(*job, choice, now);  // the first token has none: it waits
         }
     }
 }

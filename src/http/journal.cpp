@@ -1,6 +1,6 @@
 #include "chatloop/http/journal.hpp"
 
-#include <cstring>
+#include <algorithm>
 
 #include "chatloop/core/limits.hpp"
 #include "chatloop/http/json.hpp"
@@ -10,7 +10,7 @@ namespace chatloop::http {
 
 namespace {
 
-enum class Kind : uint8_t { kHead = 1, kSubmit = 2, kMessage = 3 };
+enum class Kind : uint8_t { kHead = 1, kSubmit = 2, kMessage = 3, kTakenUp = 4 };
 
 constexpr size_t kLengthAt = 0;
 constexpr size_t kCrcAt = 4;
@@ -62,6 +62,14 @@ private:
     size_t at_ = 0;
 };
 
+bool all_of(const std::string& text, bool (*is_good)(char)) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), is_good);
+}
+
+bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
+bool is_of_address(char c) { return is_hex(c) || c == '.' || c == ':'; }
+bool is_visible(char c) { return c > ' ' && c < 0x7f; }
+
 std::optional<StreamHead> read_head(wire::ByteView payload) {
     const auto parsed = parse_object(
         std::string_view(reinterpret_cast<const char*>(payload.data()), payload.size()));
@@ -74,26 +82,30 @@ std::optional<StreamHead> read_head(wire::ByteView payload) {
         fields.integer("surface", 0, static_cast<int64_t>(Surface::kExecute)).value_or(0));
     head.include_usage = fields.boolean("include_usage").value_or(false);
     head.has_tools = fields.boolean("has_tools").value_or(false);
+    head.key = fields.text("key", kNameBytesMax);
     head.peer = fields.text("peer", kNameBytesMax);
     head.request_header = fields.text("request_header", kRequestIdBytesMax);
     head.id = fields.text("id", kRequestIdBytesMax);
     head.created = fields.integer("created", 0, INT64_MAX).value_or(0);
-    if (fields.failed() || head.id.empty()) return std::nullopt;
-    return head;
+    const bool is_good = !fields.failed() && all_of(head.key, is_hex) &&
+                         all_of(head.peer, is_of_address) && all_of(head.id, is_visible) &&
+                         all_of(head.request_header, is_visible);
+    return is_good ? std::optional<StreamHead>(std::move(head)) : std::nullopt;
 }
 
 // What may follow what, so that whoever is told it need not doubt it.
 class Conversation {
 public:
     Conversation(const StreamHead& head, const wire::Accepted& accepted)
-        : id_(head.id), prompt_ids_(accepted.prompt_ids.size()), choices_(head.parameters.n) {}
+        : id_(head.id),
+          prompt_entries_(head.parameters.prompt_logprobs ? accepted.prompt_ids.size() : 0),
+          choices_(head.parameters.n) {}
 
     bool admits(const wire::RouterBody& message) {
         if (ended_) return false;
         if (const auto* piece = std::get_if<wire::Piece>(&message)) return admits_piece(*piece);
         if (const auto* prompt = std::get_if<wire::PromptPiece>(&message))
-            return prompt->request_id == id_ && prompt->index <= prompt_ids_ &&
-                   prompt->entries.size() <= prompt_ids_ - prompt->index;
+            return admits_prompt(*prompt);
         if (const auto* end = std::get_if<wire::ChoiceDone>(&message))
             return end->request_id == id_ && choices_.size() > 1 &&
                    end->choice < choices_.size();
@@ -109,6 +121,17 @@ private:
         uint32_t tokens = 0;
         uint64_t text_bytes = 0;
     };
+    // The first token has no log-probability, and comes alone.
+    bool admits_prompt(const wire::PromptPiece& piece) {
+        const size_t end = piece.index + piece.entries.size();
+        const bool is_first = piece.index == 0;
+        if (piece.request_id != id_ || piece.entries.empty() || end > prompt_entries_ ||
+            piece.index > entries_ || is_first != !piece.entries.front().has_value() ||
+            (is_first && piece.entries.size() > 1))
+            return false;
+        entries_ = std::max(entries_, end);
+        return true;
+    }
     bool admits_piece(const wire::Piece& piece) {
         if (piece.request_id != id_ || piece.choice >= choices_.size()) return false;
         Said& said = choices_[piece.choice];
@@ -120,7 +143,8 @@ private:
     }
 
     std::string id_;
-    size_t prompt_ids_;
+    size_t prompt_entries_;  // that there may be
+    size_t entries_ = 0;
     std::vector<Said> choices_;
     bool ended_ = false;
 };
@@ -131,6 +155,7 @@ wire::Bytes journal_begin(const StreamHead& head, const wire::Accepted& accepted
     const std::string text = to_text({{"surface", static_cast<int>(head.surface)},
                                       {"include_usage", head.include_usage},
                                       {"has_tools", head.has_tools},
+                                      {"key", head.key},
                                       {"peer", head.peer},
                                       {"request_header", head.request_header},
                                       {"id", head.id},
@@ -146,6 +171,12 @@ wire::Bytes journal_begin(const StreamHead& head, const wire::Accepted& accepted
 wire::Bytes journal_message(const wire::RouterBody& message) {
     wire::Bytes out;
     add_record(out, Kind::kMessage, wire::encode_router(message));
+    return out;
+}
+
+wire::Bytes journal_taken_up() {
+    wire::Bytes out;
+    add_record(out, Kind::kTakenUp, {});
     return out;
 }
 
@@ -175,11 +206,17 @@ std::optional<JournaledStream> read_journal(wire::ByteView bytes) {
     stream.accepted = std::move(*accepted);
     Conversation conversation(stream.head, stream.accepted);
     stream.bytes = reader.at();
-    for (auto next = message(); next && conversation.admits(*next); next = message()) {
-        stream.messages.push_back(std::move(*next));
+    while (true) {
+        if (reader.next(Kind::kTakenUp)) {
+            ++stream.taken_up;
+        } else if (auto next = message(); next && conversation.admits(*next)) {
+            stream.messages.push_back(std::move(*next));
+            stream.taken_up = 0;
+        } else {
+            return stream;
+        }
         stream.bytes = reader.at();
     }
-    return stream;
 }
 
 }  // namespace chatloop::http

@@ -155,13 +155,21 @@ void Router::check_overdue(TimeUs now) {
         cluster_.fault(generation, "a RESULT is overdue", now);
 }
 
+// What runs there would not wait for a larger route.
+bool Router::fits_elsewhere(const Lane& lane) const {
+    return std::none_of(lane.sequences.begin(), lane.sequences.end(), [this](SequenceId id) {
+        return waits_for_larger(*sequences_.at(id));
+    });
+}
+
 // A worker of the route drains, and others could go on: between two tokens, with nothing in flight.
 void Router::hand_over(TimeUs now) {
     std::vector<Generation> quiet;
     for (const auto& [generation, route] : cluster_.routes()) {
         const auto lane = lanes_.find(generation);
         if (!route.draining || lane == lanes_.end() || lane->second.sequences.empty()) continue;
-        lane->second.hands_over = !draining_ && cluster_.has_alternative(route);
+        lane->second.hands_over =
+            !draining_ && cluster_.has_alternative(route) && fits_elsewhere(lane->second);
         if (lane->second.hands_over && lane->second.in_flight.empty()) quiet.push_back(generation);
     }
     for (const Generation generation : quiet) cluster_.hand_over(generation, now);

@@ -1,12 +1,13 @@
 """How soon the page is painted while the router is at work.
 
-    CHATLOOP_BUILD=build scripts/python.sh tests/bench/page_bench.py --gguf FILE.gguf [--visits 9]
+    CHATLOOP_BUILD=build scripts/python.sh tests/bench/page_bench.py --gguf FILE.gguf \
+        [--visits 9] [--streams 32]
 
 32 streams over ZeroMQ; then a new context of Chromium (Debian's) for every visit, so that nothing
 is cached. First contentful paint as the browser tells it, from the start of the navigation, in ms:
-median and maximum, and of each visit where the time went: until the connection is there, each
-file's wait for its first byte and for its last, and when it was asked for. The same without load
-with --streams 0. Nothing else may use the machine.
+median and maximum, and of each visit where the time went: when each file was asked for, how long
+its first byte took, and how long from there its last. --streams 0: without load, for what the
+browser takes by itself. Nothing else may use the machine.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from our_engine import request  # noqa: E402
 FILES = """() => performance.getEntriesByType('navigation')
     .concat(performance.getEntriesByType('resource'))
     .filter((e) => !e.name.endsWith('.json') && e.responseEnd > 0)
-    .map((e) => [e.name.split('/').at(-1) || '/', e.requestStart, e.responseStart, e.responseEnd,
-                 e.connectEnd])"""
+    .map((e) => [e.name.split('/').at(-1) || '/', e.requestStart, e.responseStart,
+                 e.responseEnd])"""
 PAINT = ("performance.getEntriesByName('first-contentful-paint').map((entry) => "
          "entry.startTime)[0]")
 
@@ -81,7 +82,7 @@ def main() -> None:
             paints_ms.append(page.evaluate(PAINT))
             print(f"paint {paints_ms[-1]:.0f}:", ", ".join(
                 f"{name} at {asked:.0f} first {first - asked:.0f} last {last - first:.0f}"
-                for name, asked, first, last, _ in page.evaluate(FILES)), flush=True)
+                for name, asked, first, last in page.evaluate(FILES)), flush=True)
             context.close()
         print(f"{len(paints_ms)} visits, {streams} streams, first paint: median "
               f"{statistics.median(paints_ms):.0f} ms, maximum {max(paints_ms):.0f} ms")

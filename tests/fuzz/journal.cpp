@@ -17,6 +17,7 @@ http::StreamHead head(http::Surface surface, uint32_t choices) {
     head.surface = surface;
     head.include_usage = true;
     head.has_tools = surface == http::Surface::kChat;
+    head.key = "abc";
     head.peer = "10.0.0.1";
     head.request_header = head.id = "cmpl-1";
     head.created = 1000;
@@ -36,8 +37,10 @@ wire::Accepted accepted() {
     return accepted;
 }
 
-Bytes file(http::Surface surface, uint32_t choices) {
-    Bytes bytes = http::journal_begin(head(surface, choices), accepted());
+Bytes file(http::Surface surface, uint32_t choices, bool asks_for_entries = true) {
+    http::StreamHead begin = head(surface, choices);
+    if (!asks_for_entries) begin.parameters.prompt_logprobs.reset();
+    Bytes bytes = http::journal_begin(begin, accepted());
     const auto add = [&bytes](const wire::RouterBody& message) {
         const Bytes record = http::journal_message(message);
         bytes.insert(bytes.end(), record.begin(), record.end());
@@ -85,12 +88,15 @@ Bytes written(const http::JournaledStream& stream) {
 void check(wire::ByteView bytes) {
     const std::optional<http::JournaledStream> stream = http::read_journal(bytes);
     http::Harness harness;
-    const size_t used = harness.api.restore("abc", bytes, 0);
-    CL_ASSERT(used == (stream ? stream->bytes : 0) && used <= bytes.size());
+    const auto restored = harness.api.restore(bytes);
+    CL_ASSERT(restored.has_value() == stream.has_value());
     if (!stream) {
         CL_ASSERT(harness.api.running() == 0 && harness.sent.empty());
         return;
     }
+    CL_ASSERT(restored->bytes == stream->bytes && stream->bytes <= bytes.size());
+    CL_ASSERT(restored->has_ended == (harness.api.running() == 0));
+    harness.api.on_tick(0);
     const Bytes once = written(*stream);
     const auto again = http::read_journal(once);
     CL_ASSERT(again && again->bytes == once.size() && written(*again) == once);
@@ -105,7 +111,7 @@ void check(wire::ByteView bytes) {
 
 std::vector<Bytes> seeds() {
     return {file(http::Surface::kChat, 2), file(http::Surface::kText, 1),
-            file(http::Surface::kExecute, 1)};
+            file(http::Surface::kExecute, 1), file(http::Surface::kText, 1, false)};
 }
 
 }  // namespace chatloop::fuzz

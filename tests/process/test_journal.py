@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -28,6 +29,11 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/execute", {"prompt": "My list: ", "regex": "([a-z]{3,9}, ){40}end", "max_tokens": 200,
                   "seed": 3}),
 ]
+
+
+def key_of(file: Path) -> str:
+    """Of the file's head: the stream's."""
+    return re.search(rb'"key":"([0-9a-f]{32})"', file.read_bytes())[1].decode()
 
 
 class Journaled(Cluster):
@@ -62,7 +68,13 @@ class Journaled(Cluster):
         wait_until(file.exists, READY_TIMEOUT_S, "the router is back")
 
     def files(self) -> list[Path]:
-        return sorted(file for file in self.journal.iterdir() if file.name != "lock")
+        return sorted(self.journal.glob("*.stream"))
+
+    def delete_all(self) -> None:
+        with HttpPeer(self.url) as peer:
+            for file in self.files():
+                assert peer.ask("DELETE", "/v1/streams/" + key_of(file)).status == 204
+        assert self.files() == []
 
     def counted(self, name: str) -> float:
         return scrape(self.endpoints["metrics"]).value(name)
@@ -78,10 +90,7 @@ def shared(build, smollm2, tmp_path_factory) -> Iterator[Journaled]:
 @pytest.fixture
 def cluster(shared) -> Journaled:
     """Without streams of another test."""
-    for file in shared.files():
-        with HttpPeer(shared.url) as peer:
-            peer.ask("DELETE", "/v1/streams/" + file.name.split("-")[1])
-    assert shared.files() == []
+    shared.delete_all()
     return shared
 
 
@@ -114,8 +123,13 @@ class Reading:
             assert not self.reader.whole
 
     def take_up(self) -> None:
-        self.reader = again(self._url, self.address, id_of(self.events[-1]))
-        assert self.reader.status == 200
+        """503: what it has seen comes again, and has not yet."""
+        def is_there() -> bool:
+            self.reader = again(self._url, self.address, id_of(self.events[-1]))
+            assert self.reader.status in (200, 503)
+            return self.reader.status == 200
+
+        wait_until(is_there, TIMEOUT_S, "the stream is as far as its client")
 
     def finish(self) -> list[str]:
         with self.reader:
@@ -221,8 +235,8 @@ def test_a_damaged_file_costs_nothing_but_time_or_is_reported(cluster, where):
     cluster.stop_router(signal.SIGKILL)
     for reading in readings:
         reading.lose()
-    damaged = next(file for file in cluster.files() if readings[0].address.endswith(
-        file.name.split("-")[1]))
+    damaged = next(file for file in cluster.files()
+                   if readings[0].address.endswith(key_of(file)))
     data = bytearray(damaged.read_bytes())
     if where == "cut":
         del data[len(data) // 2:]
@@ -262,8 +276,7 @@ def test_a_full_disk(build, smollm2, tmp_path):
 def full_disk(cluster: Journaled) -> None:
     body = {**TEXT, "logprobs": 5}
     right = undisturbed(cluster.url, body)
-    with HttpPeer(cluster.url) as peer:
-        peer.ask("DELETE", "/v1/streams/" + cluster.files()[0].name.split("-")[1])
+    cluster.delete_all()
     reading = Reading(cluster.url, "/v1/completions", body)
     reading.read(10)
     (cluster.journal / "filler").write_bytes(bytes(8192))

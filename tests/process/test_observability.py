@@ -79,8 +79,10 @@ def hurt(build, tiny_model, tmp_path_factory) -> Iterator[dict]:
     exporter = Exporter()
     try:
         traces = config_of(folder, exporter.endpoint, "http://127.0.0.1:9")
-        with Cluster(build, tiny_model, folder, own_sampler=True, router=[*traces, *DEBUG],
-                     stage=[*METRICS, *DEBUG], sampler=[*METRICS, *DEBUG]) as cluster:
+        journal = ["--http", "127.0.0.1:*", "--journal-dir", str(folder / "journal")]
+        with Cluster(build, tiny_model, folder, own_sampler=True,
+                     router=[*traces, *journal, *DEBUG], stage=[*METRICS, *DEBUG],
+                     sampler=[*METRICS, *DEBUG]) as cluster:
             client = cluster.client()
             client.generate(request_id="two", n=2, max_tokens=8, **ASK)
             with pytest.raises(ChatLoopError):

@@ -126,8 +126,10 @@ inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at on
 inline constexpr size_t kHttpStreamsKeptMax = 4096;        // resumable ones, also those that ended
 inline constexpr size_t kHttpKeptBytesMax = 4u << 20;      // events that one of them keeps
 inline constexpr size_t kHttpKeptAllBytesMax = 64u << 20;  // and all of them
-inline constexpr uint64_t kJournalStreamBytesMax = 64u << 20;  // of one of them, on disk
-inline constexpr uint64_t kJournalBytesMax = 1u << 30;     // and of all of them
+inline constexpr uint64_t kJournalStreamBytesMax = 16u << 20;  // of one of them, on disk
+inline constexpr uint64_t kJournalBytesMax = 64u << 20;    // and of all: a start reads them
+inline constexpr uint32_t kTakenUpMax = 5;                 // times that one is taken up in vain
+inline constexpr size_t kResumesPerTick = 16;
 inline constexpr int64_t kHttpResumeUs = 60'000'000;       // one is kept without its client
 
 // Model files.

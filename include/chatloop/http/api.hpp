@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -55,9 +56,14 @@ public:
     // Adds its paths.
     void serve(Site& site);
 
-    // Carries on with a stream of the process before this one. How many bytes of its journal were
-    // of use: the rest is to be cut off. 0: none, the stream is lost.
-    size_t restore(const std::string& key, wire::ByteView journal, TimeUs now);
+    // Makes a stream of the process before this one again; what has not ended goes on with the
+    // ticks. Nothing: the bytes are no journal.
+    struct Restored {
+        std::string key;        // empty: there is no room for it now
+        size_t bytes = 0;       // that were of use: the rest is to be cut off
+        bool has_ended = false;  // nothing will be appended
+    };
+    std::optional<Restored> restore(wire::ByteView journal);
 
     void on_router(const wire::RouterBody& message, TimeUs now);
     void on_gone(ExchangeId id, TimeUs now);
@@ -98,9 +104,10 @@ private:
         ExchangeId job = kNobody;       // of jobs_, until the answer has ended
         ExchangeId exchange = kNobody;  // that reads it
         TimeUs until = kNever;          // it is kept without one
-        bool kept = false;              // in the journal, up to now
+        bool has_file = false;          // in the journal
+        bool kept = false;              // there, up to now
         bool restored = false;          // from there
-        std::vector<Place> ahead;       // of a restored one: its client has seen more than it
+        bool noted = false;             // there, that it is taken up
     };
     struct Job {
         ExchangeId exchange = 0;     // that asked
@@ -112,6 +119,7 @@ private:
         bool streams = false;        // its head has been sent
         Stream* stream = nullptr;    // if it is resumable; of streams_
         std::unique_ptr<wire::Resume> resume;  // of a restored one, until the router accepts it
+        uint32_t taken_up = 0;       // times, without a message since
         size_t held_bytes = 0;       // of an answer that is not streamed
         TimeUs wrote_at = 0;
     };
@@ -157,6 +165,7 @@ private:
     void send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now);
     void end_stream(Job& job, TimeUs now);
     void detach(Stream& stream, TimeUs now);
+    Response not_here(const Request& request) const;
     Stream* find_stream(const Request& request);
     std::optional<Response> on_reconnect(ExchangeId id, const Request& request, TimeUs now);
     Response on_delete(const Request& request, TimeUs now);
@@ -167,6 +176,8 @@ private:
     void keep(const std::string& request_id, const wire::RouterBody& message);
     bool puts_off(const wire::Failure& failure, TimeUs now);
     void suspend(Job& job);
+    void settle_restored(TimeUs now);
+    void resume_one(Job& job, TimeUs now);
     void say(const wire::RouterBody& message, TimeUs now);
     void resume_put_off(TimeUs now);
 
@@ -186,7 +197,10 @@ private:
     std::map<std::string, Stream> streams_;
     std::map<ExchangeId, std::string> attached_;  // exchanges that read a stream, and which
     ExchangeId last_restored_ = kRestored;  // stands for the exchange that began a restored job
-    std::set<ExchangeId> put_off_;          // restored jobs that the router had no place for
+    std::deque<ExchangeId> put_off_;        // restored jobs that the router is to hear of
+    TimeUs resume_at_ = 0;                  // not before
+    bool has_settled_ = false;              // restored streams have the time of their expiry
+    std::set<std::string> suspended_;       // streams that are left to the next process
     TimeUs pinged_at_ = 0;
     TimeUs looked_at_ = 0;
 };

@@ -47,8 +47,6 @@ public:
     Reach reach(const std::vector<Place>& seen) const;
     // All events behind `seen`, which is kKept.
     std::string behind(const std::vector<Place>& seen) const;
-    // Of the latest event of `choice`.
-    Place place(uint32_t choice) const { return places_.at(choice); }
     std::vector<Place> beginning() const { return std::vector<Place>(places_.size()); }
 
 private:

@@ -120,7 +120,7 @@ public:
 
     bool ready() const;
     size_t running() const { return by_admission_.size(); }
-    size_t waiting() const { return queue_.size() + text_jobs_.size(); }
+    size_t waiting() const { return queue_.size() + set_aside_.size() + text_jobs_.size(); }
     const RouterCounters& counters() const { return counters_; }
     const RouterHistograms& histograms() const { return histograms_; }
     const RouterMetrics& metrics() const { return metrics_; }
@@ -207,6 +207,9 @@ private:
     // Admission.
     void schedule(TimeUs now);
     void admit(TimeUs now);
+    uint64_t largest_pool() const;
+    bool waits_for_larger(const Sequence& sequence) const;
+    void bring_back(TimeUs now);
     const Route* choose_route(const Sequence& sequence) const;
     double queued_us(const Route& route, const Lane& lane, const Sequence& sequence) const;
     uint32_t sequences_max(const Route& route) const;
@@ -238,6 +241,7 @@ private:
     TimeUs overdue_at(const Route& route, const Lane& lane) const;
     void check_overdue(TimeUs now);
     void hand_over(TimeUs now);
+    bool fits_elsewhere(const Lane& lane) const;
     void note_accident(const Route& route, const Lane& lane, TimeUs now);
     void judge(TimeUs now);
     void suspect(const std::vector<ItemRows>& items);
@@ -341,6 +345,7 @@ private:
     std::map<std::string, Client> clients_;
     std::deque<SequenceId> text_jobs_;
     AdmissionQueue queue_;
+    std::deque<SequenceId> set_aside_;  // begun, and longer than any pool that is there now
     std::optional<Claim> claim_;  // somebody gives way for it
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     size_t constraint_bytes_ = 0;  // of the texts of all running requests' constraints

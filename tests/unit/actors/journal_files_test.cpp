@@ -10,6 +10,9 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <optional>
+
+#include "chatloop/core/limits.hpp"
 
 using namespace chatloop;
 using namespace chatloop::actors;
@@ -38,13 +41,17 @@ std::unique_ptr<JournalFiles> opened(const std::string& folder) {
     return std::move(*files);
 }
 
-using Streams = std::vector<std::pair<std::string, std::string>>;  // key and bytes
+using Texts = std::vector<std::string>;
 
-Streams restored(JournalFiles& files, size_t cut = 0) {
-    Streams found;
-    files.restore([&](const std::string& key, wire::ByteView bytes) {
-        found.emplace_back(key, std::string(bytes.begin(), bytes.end()));
-        return bytes.size() - std::min(cut, bytes.size());
+// What the files hold; a stream's key is the first two characters of it.
+Texts restored(JournalFiles& files, size_t cut = 0, bool has_room = true) {
+    Texts found;
+    files.restore([&](wire::ByteView bytes) -> std::optional<http::Api::Restored> {
+        const std::string text(bytes.begin(), bytes.end());
+        found.push_back(text);
+        if (!has_room) return http::Api::Restored{};
+        if (text.size() <= cut) return std::nullopt;
+        return http::Api::Restored{text.substr(0, 2), text.size() - cut, false};
     });
     return found;
 }
@@ -55,41 +62,43 @@ TEST_CASE("what was written is there for the next process, the oldest first") {
     Folder folder;
     {
         const auto files = opened(folder.at("new"));
-        REQUIRE(files->begin("bb", bytes_of("one ")).ok());
-        REQUIRE(files->begin("aa", bytes_of("two ")).ok());
-        REQUIRE(files->begin("cc", bytes_of("three")).ok());
+        REQUIRE(files->begin("bb", bytes_of("bb one ")).ok());
+        REQUIRE(files->begin("aa", bytes_of("aa two ")).ok());
+        REQUIRE(files->begin("cc", bytes_of("cc three")).ok());
         CHECK(files->append("aa", bytes_of("more")));
         files->drop("cc");
         files->drop("dd");  // nobody's
         CHECK_FALSE(files->append("cc", bytes_of("x")));
-        CHECK(files->bytes() == 12);
+        CHECK(files->bytes() == 18);
         CHECK(files->write_errors() == 0);
     }
     const auto next = opened(folder.at("new"));
-    CHECK(restored(*next) == Streams{{"bb", "one "}, {"aa", "two more"}});
+    CHECK(restored(*next) == Texts{"bb one ", "aa two more"});
     CHECK(next->restored() == 2);
-    CHECK(next->bytes() == 12);
+    CHECK(next->bytes() == 18);
     CHECK(next->append("bb", bytes_of("and one")));
     REQUIRE(next->begin("ee", bytes_of("five")).ok());
     next->drop("aa");
     struct stat info {};
     REQUIRE(stat(folder.at("new").c_str(), &info) == 0);
     CHECK((info.st_mode & 0777) == 0700);
-    CHECK(next->bytes() == 15);
+    CHECK(next->bytes() == 18);
 }
 
 TEST_CASE("the end of a file that is of no use is cut off; one without any is deleted") {
     Folder folder;
-    opened(folder.at("j"))->begin("aa", bytes_of("0123456789")).ok();
-    CHECK(restored(*opened(folder.at("j")), 4) == Streams{{"aa", "0123456789"}});
+    opened(folder.at("j"))->begin("aa", bytes_of("aa34567890")).ok();
+    CHECK(restored(*opened(folder.at("j")), 4) == Texts{"aa34567890"});
     {
         const auto files = opened(folder.at("j"));
-        CHECK(restored(*files) == Streams{{"aa", "012345"}});
+        CHECK(restored(*files) == Texts{"aa3456"});
         CHECK(files->append("aa", bytes_of("x")));
+        files->close("aa");
+        CHECK_FALSE(files->append("aa", bytes_of("y")));
     }
     {
         const auto files = opened(folder.at("j"));
-        CHECK(restored(*files, 7) == Streams{{"aa", "012345x"}});
+        CHECK(restored(*files, 7) == Texts{"aa3456x"});
         CHECK(files->lost() == 1);
         CHECK(files->bytes() == 0);
         CHECK_FALSE(files->append("aa", bytes_of("y")));
@@ -97,23 +106,27 @@ TEST_CASE("the end of a file that is of no use is cut off; one without any is de
     CHECK(restored(*opened(folder.at("j"))).empty());
 }
 
-TEST_CASE("what is no stream's file is left alone, or lost") {
+TEST_CASE("what is no stream is left alone, as is what cannot be read or has no room") {
     Folder folder;
     folder.write("notes.txt", "a");
-    folder.write("1-aa", "too few digits");
-    folder.write("000000000001-../x", "");
-    folder.write("000000000002-XYZ", "no key");
-    std::filesystem::create_directory(folder.path / "000000000003-aa");
-    std::filesystem::create_symlink("/dev/zero", folder.path / "000000000004-ab");
-    folder.write("000000000005-ac", "good");
-    folder.write("000000000006-ac", "the same key once more");
+    folder.write("1.stream", "too few digits");
+    folder.write("000000000001.stream.old", "");
+    std::filesystem::create_directory(folder.path / "000000000002.stream");
+    std::filesystem::create_symlink("/dev/zero", folder.path / "000000000003.stream");
+    folder.write("000000000004.stream", std::string(kJournalStreamBytesMax + 1, 'x'));
+    folder.write("000000000005.stream", "ac good");
+    {
+        const auto files = opened(folder.path.string());
+        CHECK(restored(*files, 0, false) == Texts{"ac good"});
+        CHECK(files->lost() == 4);
+    }
     const auto files = opened(folder.path.string());
-    CHECK(restored(*files) == Streams{{"ac", "good"}});
+    CHECK(restored(*files) == Texts{"ac good"});
     CHECK(files->lost() == 3);
-    CHECK(std::filesystem::exists(folder.path / "notes.txt"));
-    CHECK(std::filesystem::exists(folder.path / "1-aa"));
+    for (const char* name : {"notes.txt", "1.stream", "000000000004.stream"})
+        CHECK(std::filesystem::exists(folder.path / name));
     REQUIRE(files->begin("ad", bytes_of("z")).ok());
-    CHECK(std::filesystem::exists(folder.path / "000000000007-ad"));
+    CHECK(std::filesystem::exists(folder.path / "000000000006.stream"));
 }
 
 TEST_CASE("a folder has one process, and must be one") {
@@ -156,6 +169,6 @@ TEST_CASE("a write that fails leaves whole records, and is told and counted") {
     CHECK(files->bytes() == 13);
     REQUIRE(files->begin("bb", bytes_of("again")).ok());
     files->drop("bb");
-    CHECK_FALSE(std::filesystem::exists(folder.path / "j" / "000000000002-bb"));
-    CHECK(std::filesystem::file_size(folder.path / "j" / "000000000001-aa") == 13);
+    CHECK_FALSE(std::filesystem::exists(folder.path / "j" / "000000000002.stream"));
+    CHECK(std::filesystem::file_size(folder.path / "j" / "000000000001.stream") == 13);
 }

@@ -29,11 +29,13 @@ public:
     }
     bool append(const std::string& key, wire::ByteView records) override {
         if (!appends) return false;
-        wire::Bytes& file = files.at(key);
+        wire::Bytes& file = files[key];
         file.insert(file.end(), records.begin(), records.end());
         ends.push_back(file.size());
         return true;
     }
+    std::vector<std::string> closed;
+    void close(const std::string& key) override { closed.push_back(key); }
     void drop(const std::string& key) override { files.erase(key); }
 };
 
@@ -69,6 +71,15 @@ struct Process {
         REQUIRE_FALSE(site.on_head(request));
         if (auto response = site.on_request(++last, request, 0)) responder.respond(last, *response);
         return responder.answers.contains(last) ? responder.answers.at(last).head.status : 0;
+    }
+    // How many bytes were of use; then the router has heard of it.
+    size_t restore(const wire::Bytes& bytes) {
+        const std::optional<Api::Restored> restored = api.restore(bytes);
+        if (!restored) return 0;
+        CHECK(restored->key == "abc");
+        api.on_tick(0);
+        CHECK(restored->has_ended == (api.running() == 0));
+        return restored->bytes;
     }
     const std::string& body() { return responder.answers.at(last).body; }
     template <class T>
@@ -181,5 +192,18 @@ inline Answer failing() {
 
 inline const std::vector<Answer> kAnswers = {two_choices(), with_logprobs(), with_tools(),
                                              executed(), failing()};
+
+// What a router says to RESUME: what its tokens do not tell.
+inline void take_up(Process& process, const Answer& answer, const wire::Resume& resume) {
+    for (const wire::RouterBody& message : answer.said) {
+        const auto* one = std::get_if<wire::Piece>(&message);
+        const bool is_known = one != nullptr && !one->token_ids.empty() &&
+                              one->index < resume.progress.choices.at(one->choice).size();
+        const bool is_unasked = std::holds_alternative<wire::PromptPiece>(message) &&
+                                !resume.parameters.prompt_logprobs;
+        if (!is_known && !is_unasked)
+            process.api.on_router(with_id(message, resume.request_id), 0);
+    }
+}
 
 }  // namespace chatloop::http

@@ -40,6 +40,15 @@ struct TwoRoutes : RouterHarness {
         hear(wire::Ready{generation}, worker);
     }
     void join_large() { join(kLarge, {4, 16u << 20, large_slots, kLargeBlocks}); }
+    void live_a_second() {
+        for (const auto& [generation, route] : router->cluster().routes())
+            hear(wire::WorkerHeartbeat{wire::WorkerState::kReady, 0, 0, 0,
+                                       {{generation, 0, route.sent, route.answered, true, true},
+                                        {generation, 1, route.sent, route.answered, true, true}},
+                                       {}}, route.hops[0]);
+        say(wire::Ping{1});
+        tick(kSecondUs);
+    }
     void lose(Incarnation worker) {
         hear(wire::Bye{"drained"}, worker);
         REQUIRE_FALSE(router->cluster().workers().contains(worker));
@@ -98,22 +107,91 @@ TEST_CASE("a long request waits for a place on the larger route, and has it when
     CHECK(h.tokens("second").size() == 60);
 }
 
-TEST_CASE("the larger route is gone while a long request waits for it: it does not wait on") {
+TEST_CASE("the larger route is gone: what has not begun does not wait for it") {
     TwoRoutes h(1);
-    h.submit("first", 10, 200);
+    h.submit("begun", 150, 20);
     h.submit("cut", 100, 60);
     h.submit("too long", 150, 20);
-    for (int i = 0; i < 3; ++i) h.answer(h.result_of(h.answered++));
     REQUIRE(h.router->waiting() == 2);
     h.answered = h.frames();
     h.lose(kLarge);
     h.tick(200 * kMillisecondUs);
     h.answer_all();
     CHECK(h.router->running() == 0);
-    CHECK(h.router->waiting() == 0);
+    CHECK(h.router->waiting() == 1);
     CHECK(h.errors() == Codes{"prompt_too_long"});
+    CHECK(h.finished() == std::vector<std::string>{"cut"});
     CHECK(h.tokens("cut").size() == 28);
-    CHECK(h.tokens("first").size() == 118);
+}
+
+TEST_CASE("the larger route is gone amid a long answer: that waits for it, and nobody else") {
+    TwoRoutes h;
+    h.submit("long", 100, 60);
+    while (h.tokens("long").size() < 5) h.answer(h.result_of(h.answered++));
+    h.answered = h.frames();
+    h.lose(kLarge);
+    h.tick(200 * kMillisecondUs);
+    CHECK(h.router->waiting() == 1);
+    h.submit("short", 3, 5);
+    h.answer_all();
+    CHECK(h.finished() == std::vector<std::string>{"short"});
+    CHECK(h.errors().empty());
+    SUBCASE("and goes on when it is back") {
+        h.join_large();
+        h.answer_all();
+        std::vector<uint32_t> right;
+        for (uint32_t i = 0; i < 60; ++i) right.push_back(token_at(99 + i));
+        CHECK(h.tokens("long") == right);
+        CHECK(h.errors().empty());
+    }
+    SUBCASE("or can be cancelled") {
+        h.say(wire::Cancel{"long"});
+        CHECK(h.heard<wire::Done>().back().finish_reason == "cancelled");
+    }
+    SUBCASE("but not longer than route_wait") {
+        for (int second = 0; second < 59; ++second) {
+            h.live_a_second();
+            REQUIRE(h.errors().empty());
+        }
+        h.live_a_second();
+        CHECK(h.errors() == Codes{"no_route"});
+        CHECK(h.heard<wire::Failure>()[0].committed == 5);
+    }
+    SUBCASE("also when the smaller one is gone as well, and back first") {
+        h.lose(kSmall);
+        h.tick(200 * kMillisecondUs);
+        h.join(kSmall, {4, 16u << 20, 4, kSmallBlocks});
+        CHECK(h.router->waiting() == 1);
+        h.join_large();
+        h.answer_all();
+        CHECK(h.tokens("long").size() == 60);
+    }
+    CHECK(h.router->running() == 0);
+    CHECK(h.router->waiting() == 0);
+}
+
+TEST_CASE("a draining worker keeps an answer that fits no other route") {
+    for (const uint32_t tokens : {20u, 60u}) {
+        CAPTURE(tokens);
+        TwoRoutes h;
+        if (tokens == 20) h.submit("other", 100, 28);  // on the smaller route: the next is not
+        h.submit("r", 100, tokens);
+        const Generation generation = h.router->cluster().workers().at(kLarge).generation;
+        const auto drains = [&] {
+            const auto& route = h.router->cluster().routes().at(generation);
+            h.hear(wire::WorkerHeartbeat{wire::WorkerState::kDraining, 0, 0, 0,
+                                         {{generation, 0, route.sent, route.answered, true, true}},
+                                         {}}, kLarge);
+        };
+        REQUIRE(h.router->cluster().routes().at(generation).sent > 0);
+        drains();
+        h.tick(200 * kMillisecondUs);
+        h.answer_all();
+        h.tick(200 * kMillisecondUs);
+        h.answer_all();
+        CHECK(h.tokens("r").size() == tokens);
+        CHECK(h.router->counters().recoveries == (tokens == 20 ? 1 : 0));
+    }
 }
 
 TEST_CASE("a larger route that takes nothing new is none to wait for") {
