@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <iterator>
 
 #include "chatloop/bus/system.hpp"
 #include "chatloop/core/cpu_list.hpp"
+#include "chatloop/core/printable.hpp"
 #include "common.hpp"
 
 namespace chatloop::actors {
@@ -22,6 +24,8 @@ std::string help_of(const Setting& setting) {
 }
 
 constexpr double kSilenceWarnedSecs = 10.0;
+
+constexpr char kNoMetrics[] = "off";
 
 const char* from_environment(const char* name) { return std::getenv(name); }
 
@@ -64,15 +68,35 @@ Result<Settings> CommandLine::resolve() const {
     return Settings::resolve(role_, file, from_environment, flags);
 }
 
+Status check_directory(const std::string& origin, const std::string& path) {
+    std::error_code error;
+    if (std::filesystem::is_directory(path, error)) return Ok{};
+    const std::string what = error ? error.message() : std::string("is no directory");
+    return Error{ErrorCode::kBadFile, origin + ": " + printable(path) + ": " + what +
+                                          "; is this a directory written by split_model.py?"};
+}
+
+Result<std::string> model_path(const Settings& settings) {
+    const Result<std::string> path = settings.required("model.path");
+    if (!path) return path;
+    const Status there = check_directory(settings.origin("model.path"), *path);
+    return there.ok() ? path : there.error();
+}
+
 Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model) {
-    Result<std::vector<RawSetting>> file =
-        read_config(stage.text("worker.with_router"), kRouterRole);
+    const std::string& path = stage.text("worker.with_router");
+    std::error_code missing;
+    if (!std::filesystem::exists(path, missing))
+        return Error{ErrorCode::kBadFile, stage.origin("worker.with_router") + ": " +
+                                              printable(path) + ": there is no such file"};
+    Result<std::vector<RawSetting>> file = read_config(path, kRouterRole);
     if (!file) return file.error();
     const auto inherit = [&](const char* path, const std::string& text) {
         file->insert(file->begin(), {&setting_of(path), {text}, "the stage"});
     };
     inherit("model.path", model);
     inherit("performance.kv_cache_dtype", stage.text("performance.kv_cache_dtype"));
+    inherit("metrics.bind", kNoMetrics);
     return Settings::resolve(kRouterRole, *file, from_environment, {});
 }
 
@@ -157,6 +181,11 @@ void reload_log_level(const CommandLine& command_line) {
     const std::string level = settings->text("observability.log_level");
     set_log_level(level);
     log_line('w', "SIGHUP: the log's level is " + level);
+}
+
+std::string metrics_address(const Settings& settings) {
+    const std::string& address = settings.text("metrics.bind");
+    return address == kNoMetrics ? "" : address;
 }
 
 std::vector<std::string> setting_warnings(const Settings& settings) {

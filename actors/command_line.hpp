@@ -39,8 +39,14 @@ private:
 };
 
 // Of the router that a stage hosts: from the file that worker.with_router names, and the
-// environment. What both have to agree in comes from the stage where the file says nothing.
+// environment. What both have to agree in comes from the stage where the file says nothing, and the
+// stage's /metrics has the router, too.
 Result<Settings> hosted_router_settings(const Settings& stage, const std::string& model);
+
+// model.path, which is there. kBadFile with the key: it is no directory.
+Result<std::string> model_path(const Settings& settings);
+// The same of any key whose value is in a directory.
+Status check_directory(const std::string& origin, const std::string& path);
 
 // Gives the process the CPUs and the memory that it is to have, checks that they are there. Returns
 // where libzmq's threads are to run: on worker.io_cpu_cores, or off the CPUs that the process is
@@ -50,6 +56,9 @@ Result<std::vector<int>> place_process(const Settings& settings);
 // SIGHUP: the log's level is what the settings say now. Nothing else changes while a process runs;
 // settings that cannot be read leave the level as it is, with a line that says so.
 void reload_log_level(const CommandLine& command_line);
+
+// metrics.bind; empty for "off".
+std::string metrics_address(const Settings& settings);
 
 // What is accepted but does not do what its user may hope.
 std::vector<std::string> setting_warnings(const Settings& settings);

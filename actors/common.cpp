@@ -11,6 +11,7 @@
 #include "chatloop/model/file_check.hpp"
 #include "chatloop/model/fingerprint.hpp"
 #include "chatloop/model/memory_fit.hpp"
+#include "version.hpp"
 
 namespace chatloop::actors {
 
@@ -26,6 +27,7 @@ void die(const std::string& actor, const Error& error) {
 }
 
 void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv) {
+    app.set_version_flag("--version", actor + " " + kVersion, "print the version");
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& help) {
@@ -38,7 +40,8 @@ void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** arg
 }
 
 Result<const kernel::Kernels*> choose_kernels(const std::string& name,
-                                              const kernel::CpuFeatures& features) {
+                                              const kernel::CpuFeatures& features,
+                                              const std::string& origin) {
     if (!features.avx2 || !features.fma || !features.f16c) {
         return Error{ErrorCode::kUnsupported,
                      "this CPU lacks AVX2, FMA or F16C, which ChatLoop needs; use a machine with "
@@ -47,7 +50,7 @@ Result<const kernel::Kernels*> choose_kernels(const std::string& name,
     const kernel::Kernels* kernels = kernel::find_kernels(name.c_str(), features);
     if (kernels == nullptr)
         return Error{ErrorCode::kUnsupported,
-                     "--kernels " + name + ": not a table, or this CPU lacks it; one of auto, "
+                     origin + " " + name + ": not a table, or this CPU lacks it; one of auto, "
                      "avx512vnni, avx512, avx2, reference"};
     if (!kernel::mxcsr_is_default())
         return Error{ErrorCode::kUnsupported,

@@ -42,9 +42,11 @@ T value_or_die(const std::string& actor, Result<T> result) {
 // Reads the command line, or ends the process: after --help with 0, else with one line and kConfig.
 void parse_or_exit(CLI::App& app, const std::string& actor, int argc, char** argv);
 
-// The CPU has what the kernels need, and computes what they must (self-test); kUnsupported if not.
+// The CPU has what the kernels need, and computes what they must (self-test); kUnsupported if not,
+// with the setting that named them.
 Result<const kernel::Kernels*> choose_kernels(
-    const std::string& name, const kernel::CpuFeatures& features = kernel::cpu_features());
+    const std::string& name, const kernel::CpuFeatures& features = kernel::cpu_features(),
+    const std::string& origin = "--kernels");
 
 uint64_t random_u64();  // from the system
 

@@ -10,7 +10,7 @@ namespace chatloop::actors {
 
 namespace {
 
-http::ApiConfig api_config(const RouterConfig& router) {
+http::ApiConfig api_config(const RouterConfig& router, http::Journal* journal) {
     http::ApiConfig config;
     config.model = router.model_name;
     config.context_length = router.context_length;
@@ -19,6 +19,7 @@ http::ApiConfig api_config(const RouterConfig& router) {
     config.unix_time = [] { return static_cast<int64_t>(std::time(nullptr)); };
     config.stream_key = [] { return hex16(random_u64()) + hex16(random_u64()); };
     config.client_silence_us = router.client_silence_us;
+    config.journal = journal;
     return config;
 }
 
@@ -40,9 +41,10 @@ Result<std::vector<std::string>> read_keys(const std::string& path) {
 }
 
 HttpFront::HttpFront(HttpPort& port, const std::string& actor, const std::string& keys_file,
-                     const RouterConfig& router, const TextEngine& text, http::ToRouter to_router)
+                     const RouterConfig& router, const TextEngine& text, http::ToRouter to_router,
+                     http::Journal* journal)
     : port_(port),
-      api_(api_config(router), port.server(), text, to_router),
+      api_(api_config(router, journal), port.server(), text, to_router),
       health_(port.server(), to_router) {
     if (!keys_file.empty()) port.site().set_keys(value_or_die(actor, read_keys(keys_file)));
     api_.serve(port.site());

@@ -18,7 +18,8 @@ class HttpFront {
 public:
     // `keys_file` may be empty. Ends the process when it cannot be read or holds no key.
     HttpFront(HttpPort& port, const std::string& actor, const std::string& keys_file,
-              const RouterConfig& router, const TextEngine& text, http::ToRouter to_router);
+              const RouterConfig& router, const TextEngine& text, http::ToRouter to_router,
+              http::Journal* journal = nullptr);
 
     // Whether a client of the router is one of this front's.
     static bool owns(const std::string& client) { return client.starts_with(http::kClientPrefix); }
@@ -32,6 +33,8 @@ public:
     TimeUs next_timer() const;
     // No answer is under way.
     bool idle() const { return port_.server().idle(); }
+    http::Api& api() { return api_; }
+    const http::Api& api() const { return api_; }
     http::Site& site() { return port_.site(); }
 
 private:

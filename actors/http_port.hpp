@@ -17,6 +17,7 @@ class HttpPort {
 public:
     // Binds or ends the process with the design's exit code.
     HttpPort(PollLoop& loop, const std::string& actor, const std::string& address);
+    static Result<std::unique_ptr<HttpPort>> open(PollLoop& loop, const std::string& address);
     ~HttpPort();
     HttpPort(const HttpPort&) = delete;
     HttpPort& operator=(const HttpPort&) = delete;
@@ -36,6 +37,9 @@ public:
     TimeUs next_timer() const { return server_->next_timer(); }
 
 private:
+    explicit HttpPort(PollLoop& loop) : loop_(loop) {}
+    Status listen(const std::string& address);
+
     PollLoop& loop_;
     http::Site site_;
     std::function<void(http::ExchangeId, TimeUs)> told_;

@@ -158,14 +158,23 @@ std::unique_ptr<HttpPort> Node::open_port(const std::string& address) {
     return port;
 }
 
-std::unique_ptr<HttpPort> Node::open_metrics(const std::string& address) {
-    std::unique_ptr<HttpPort> port = open_port(address);
-    if (port == nullptr) return port;
-    port->site().add("GET", "/metrics", http::Access::kOpen,
+void Node::open_metrics(const std::string& address) {
+    if (address.empty()) return;
+    Result<std::unique_ptr<HttpPort>> port = HttpPort::open(host_.loop(), address);
+    if (!port && address.ends_with('+') && port.error().code == ErrorCode::kPortInUse) {
+        no_metrics_ = "no /metrics: " + port.error().message + ", and the ports above it, too";
+        return;
+    }
+    metrics_ = value_or_die(actor_, std::move(port));
+    host_.add(*metrics_);
+    metrics_->site().add("GET", "/metrics", http::Access::kOpen,
                      [this](http::ExchangeId, http::Request&, TimeUs now) {
                          return http::Response{200, kExpositionType, host_.metrics(now), {}};
                      });
-    return port;
+}
+
+void Node::log_metrics() const {
+    if (!no_metrics_.empty()) log_line('w', no_metrics_);
 }
 
 void die_with_parent() {

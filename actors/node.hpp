@@ -107,17 +107,21 @@ protected:
     void bind_or_die(Socket& socket, const std::string& endpoint);
     // The same for HTTP; null for an empty address.
     std::unique_ptr<HttpPort> open_port(const std::string& address);
-    // One with /metrics.
-    std::unique_ptr<HttpPort> open_metrics(const std::string& address);
+    // One with /metrics: metrics_ is null for an empty address, or when every port of PORT+ is in
+    // use, which log_metrics tells.
+    void open_metrics(const std::string& address);
+    void log_metrics() const;
 
     Host& host_;
     std::string actor_;
+    std::unique_ptr<HttpPort> metrics_;
 
 private:
     std::map<LinkId, std::unique_ptr<Link>> links_;
     std::set<LinkId> links_within_;
     uint64_t blocked_before_ = 0;  // of links that are closed
     Outbox* within_ = nullptr;  // the in-process bus
+    std::string no_metrics_;  // why
 };
 
 // Ends with the parent, so that a supervisor that is killed leaves no orphan.

@@ -9,9 +9,11 @@ namespace chatloop::actors {
 
 namespace {
 
-constexpr char kPolicy[] =
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+std::string policy() {
+    return std::string("default-src 'none'; script-src 'self'; style-src '") + page_style_hash() +
+           "'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+           "frame-ancestors 'none'";
+}
 
 const char* type_of(std::string_view name) {
     if (name.ends_with(".js")) return "text/javascript; charset=utf-8";
@@ -20,11 +22,16 @@ const char* type_of(std::string_view name) {
     return "text/html; charset=utf-8";
 }
 
-http::Response response_of(const PageFile& file) {
+http::Response response_of(const PageFile& file, const http::Request& request) {
     http::Response response;
-    response.type = type_of(file.name);
-    response.body.assign(reinterpret_cast<const char*>(file.bytes), file.size);
-    response.headers = {{"Content-Security-Policy", kPolicy},
+    if (request.header("if-none-match") == file.tag) {
+        response.status = 304;
+    } else {
+        response.type = type_of(file.name);
+        response.body.assign(reinterpret_cast<const char*>(file.bytes), file.size);
+    }
+    response.headers = {{"Content-Security-Policy", policy()},
+                        {"ETag", file.tag},
                         {"X-Content-Type-Options", "nosniff"},
                         {"Referrer-Policy", "no-referrer"},
                         {"Cache-Control", "no-cache"}};
@@ -37,7 +44,9 @@ void add_page(http::Site& site) {
     for (const PageFile& file : page_files()) {
         const bool is_index = std::string_view(file.name) == "index.html";
         site.add("GET", is_index ? "/" : "/web/" + std::string(file.name), http::Access::kOpen,
-                 [file](http::ExchangeId, http::Request&, TimeUs) { return response_of(file); });
+                 [file](http::ExchangeId, http::Request& request, TimeUs) {
+                     return response_of(file, request);
+                 });
     }
 }
 

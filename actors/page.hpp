@@ -16,11 +16,13 @@ struct PageFile {
     const char* name;  // "app.js"
     const unsigned char* bytes;
     size_t size;
+    const char* tag;  // its ETag, with the quotes
 };
 std::span<const PageFile> page_files();
+const char* page_style_hash();  // of the style sheet within index.html, as a policy names it
 
-// GET / and /web/NAME. Nothing that the page does not bring along is ever loaded or run
-// (Content-Security-Policy).
+// GET / and /web/NAME; 304 to who has the file already. Nothing that the page does not bring along
+// is ever loaded or run (Content-Security-Policy).
 void add_page(http::Site& site);
 
 // GET /status.json: STATUS (docs/protocol.md) as JSON, made anew at most every 200 ms.

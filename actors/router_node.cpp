@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "command_line.hpp"
 #include "metrics.hpp"
 #include "page.hpp"
 
@@ -24,17 +25,32 @@ Result<RouterOptions> router_options(const Settings& settings) {
         return static_cast<TimeUs>(settings.number(path) * kMillisecondUs);
     };
     RouterOptions options;
-    Result<std::string> model = settings.required("model.path");
+    Result<std::string> model = model_path(settings);
     if (!model) return model.error();
+    const Settings* own[] = {&settings};
+    Result<std::vector<BoundAddress>> bound = check_addresses(own);
+    if (!bound) return bound.error();
+    options.bound = std::move(*bound);
     options.model = std::move(*model);
     options.name = settings.text("router.router_id");
     options.ctrl = settings.text("bus.ctrl");
     options.front = settings.text("bus.front");
     options.result = settings.text("bus.result");
     if (settings.has("http.bind")) options.http = settings.text("http.bind");
-    if (settings.has("http.api_keys_file"))
+    if (settings.has("http.api_keys_file")) {
         options.api_keys_file = settings.text("http.api_keys_file");
-    if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
+        if (const auto keys = read_keys(options.api_keys_file); !keys)
+            return Error{keys.error().code, settings.origin("http.api_keys_file") + ": " +
+                                                keys.error().message};
+    }
+    if (settings.has("http.journal_dir")) {
+        options.journal_dir = settings.text("http.journal_dir");
+        if (options.http.empty())
+            return Error{ErrorCode::kInvalidRequest,
+                         settings.origin("http.journal_dir") +
+                             ": a journal is of streams over HTTP: set http.bind, too"};
+    }
+    options.metrics = metrics_address(settings);
     if (settings.has("observability.otel_endpoint"))
         options.otel_endpoint = settings.text("observability.otel_endpoint");
     options.exporter = settings.text("observability.exporter");
@@ -69,13 +85,8 @@ RouterModel open_router_model(const std::string& actor, const RouterOptions& opt
 }
 
 void check_router(const std::string& actor, const RouterOptions& options) {
-    for (const std::string& endpoint : {options.ctrl, options.front, options.result})
-        value_or_die(actor, check_endpoint(endpoint, EndpointUse::kBind));
-    value_or_die(actor, check_connectable(options.result));
-    value_or_die(actor, check_endpoint(options.exporter, EndpointUse::kConnect));
-    for (const std::string& address : {options.http, options.metrics})
-        if (!address.empty()) value_or_die(actor, http::check_address(address));
-    if (!options.api_keys_file.empty()) value_or_die(actor, read_keys(options.api_keys_file));
+    if (!options.journal_dir.empty()) value_or_die(actor, JournalFiles::check(options.journal_dir));
+    value_or_die(actor, check_own(options.bound));
 }
 
 RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions& options,
@@ -88,8 +99,10 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
     bind_or_die(ctrl_, options.ctrl);
     bind_or_die(front_, options.front);
     bind_or_die(result_, options.result);
+    if (!options.journal_dir.empty())
+        journal_ = value_or_die(actor, JournalFiles::open(options.journal_dir));
     http_ = open_port(options.http);
-    metrics_ = open_metrics(options.metrics);
+    open_metrics(options.metrics);
     RouterConfig config = router_config(model.spec, options.kv_type, options.router);
     config.seed = random_u64();
     drain_timeout_us_ = config.drain_timeout_us;
@@ -115,9 +128,11 @@ RouterNode::RouterNode(Host& host, const std::string& actor, const RouterOptions
             *http_, actor, options.api_keys_file, config, *model.text,
             [this](const std::string& client, const wire::ClientBody& message, TimeUs now) {
                 router_->on_client(client, wire::encode_client(message), now);
-            });
+            },
+            journal_.get());
     }
     wire();
+    restore_streams();
     write_endpoints(options.endpoints_file);
 }
 
@@ -140,6 +155,15 @@ void RouterNode::wire() {
     };
     within.data = [this](Message bytes, TimeUs now) { on_result(std::move(bytes), now); };
     attach(ctrl_.last_endpoint(), result_.last_endpoint(), std::move(within));
+}
+
+// They wait for a route like everybody else.
+void RouterNode::restore_streams() {
+    if (journal_ == nullptr) return;
+    journal_->restore([this](wire::ByteView bytes) { return api_->api().restore(bytes); });
+    if (journal_->restored() > 0)
+        log_line('i', "journal: " + std::to_string(journal_->restored()) +
+                          " resumable streams of the process before this one go on");
 }
 
 // The next frame leaves first, then what clients hear of this one.
@@ -167,6 +191,7 @@ void RouterNode::log_endpoints() const {
     if (http_ != nullptr) text += ", " + http_->url();
     if (metrics_ != nullptr) text += ", metrics " + metrics_->url();
     log_line('i', text);
+    log_metrics();
 }
 
 void RouterNode::send_control(const std::string& peer, std::vector<uint8_t> bytes) {
@@ -248,6 +273,21 @@ void RouterNode::on_log_level() { router_->set_log_debug(log_enabled('d')); }
 
 void RouterNode::add_metrics(Exposition& page) const {
     add_router_metrics(page, *router_);
+    if (journal_ != nullptr) {
+        page.gauge("coordinator_journal_streams", "Resumable streams that a restart would not lose",
+                   static_cast<double>(api_->api().journaled()));
+        page.gauge("coordinator_journal_bytes", "Size of the journal's files",
+                   static_cast<double>(journal_->bytes()));
+        page.counter("coordinator_journal_write_errors_total",
+                     "Writes to the journal that failed: the disk is full, or the journal",
+                     static_cast<double>(journal_->write_errors()));
+        page.counter("coordinator_journal_restored_total",
+                     "Streams of the process before this one that went on",
+                     static_cast<double>(journal_->restored()));
+        page.counter("coordinator_journal_lost_total",
+                     "Files of the journal that were not taken",
+                     static_cast<double>(journal_->lost()));
+    }
     if (traces_ == nullptr) return;
     page.counter("coordinator_traces_sent_total", "Traces given to the exporter",
                  static_cast<double>(traces_->sent()));

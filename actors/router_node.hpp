@@ -11,8 +11,10 @@
 #include "chatloop/core/config.hpp"
 #include "chatloop/router/router.hpp"
 #include "chatloop/text/text.hpp"
+#include "addresses.hpp"
 #include "common.hpp"
 #include "http_front.hpp"
+#include "journal_files.hpp"
 #include "node.hpp"
 #include "trace_sender.hpp"
 
@@ -26,10 +28,12 @@ struct RouterOptions {
     std::string result;
     std::string http;     // addresses; empty: none
     std::string api_keys_file;
+    std::string journal_dir;  // empty: none
     std::string metrics;
     std::string endpoints_file;
     std::string otel_endpoint;  // empty: no traces leave
     std::string exporter;
+    std::vector<BoundAddress> bound;
     kernel::KvType kv_type = kernel::KvType::kF16;
     RouterConfig router;  // what the model does not say
 };
@@ -42,7 +46,7 @@ struct RouterModel {
     std::unique_ptr<TextEngine> text;
 };
 RouterModel open_router_model(const std::string& actor, const RouterOptions& options);
-// Whether the router could bind and be reached; ends the process if not.
+// Whether this machine has the addresses that the router is to bind; ends the process if not.
 void check_router(const std::string& actor, const RouterOptions& options);
 
 class RouterNode final : public Node {
@@ -69,6 +73,7 @@ public:
 
 private:
     void wire();
+    void restore_streams();
     void on_result(Message bytes, TimeUs now);
     TimeUs leaves_at() const;
     void note_sockets();
@@ -86,9 +91,9 @@ private:
     std::set<std::string> workers_gone_;
     bool holds_ = false;
     std::vector<std::pair<std::string, std::vector<uint8_t>>> held_;  // for clients, while holds_
+    std::unique_ptr<JournalFiles> journal_;
     std::unique_ptr<HttpPort> http_;  // null without an address
     std::unique_ptr<HttpFront> api_;  // on http_
-    std::unique_ptr<HttpPort> metrics_;
     std::unique_ptr<TraceSender> traces_;  // null without a collector
     TimeUs drain_timeout_us_ = 0;
     TimeUs drain_until_ = kNever;

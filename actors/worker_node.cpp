@@ -24,7 +24,8 @@ struct WorkerModel {
 
 Result<WorkerModel> open_model(const WorkerOptions& options) {
     WorkerModel model;
-    const Result<const kernel::Kernels*> kernels = choose_kernels(options.kernels);
+    const Result<const kernel::Kernels*> kernels =
+        choose_kernels(options.kernels, kernel::cpu_features(), options.kernels_origin);
     if (!kernels) return kernels.error();
     model.kernels = *kernels;
     Result<ModelSpec> spec = read_spec(options.model);
@@ -39,9 +40,9 @@ Result<WorkerModel> open_model(const WorkerOptions& options) {
         if (!stage) return stage.error();
         model.stage = std::move(*stage);
     } else if (!options.weights_file.empty() && options.weights_file != model.spec.head.file) {
-        return Error{ErrorCode::kInvalidRequest, "worker.weights_path: a sampler's weights are " +
-                                                     model.spec.head.file + ", not " +
-                                                     options.weights_file};
+        return Error{ErrorCode::kInvalidRequest,
+                     options.weights_origin + ": a sampler's weights are " +
+                         model.spec.head.file + ", not " + options.weights_file};
     }
     if (!options.is_stage || options.with_sampler) {
         Result<HeadModel> head = actors::open_head(options.model, model.spec, options.memory);
@@ -107,7 +108,6 @@ private:
     std::unique_ptr<Worker> worker_;
     bool loaded_ = false;
     Socket in_;
-    std::unique_ptr<HttpPort> metrics_;  // null without an address
     std::map<std::string, std::unique_ptr<Socket>> routers_;  // by control address
 };
 
@@ -118,7 +118,7 @@ WorkerNode::WorkerNode(Host& host, const std::string& actor, const WorkerOptions
     model_ = value_or_die(actor, open_model(options));
     if (options.poison_kv) model_.stage.pool->poison();
     bind_or_die(in_, options.listen);
-    metrics_ = open_metrics(options.metrics);
+    open_metrics(options.metrics);
     if (metrics_ != nullptr)
         metrics_->site().add("GET", "/readyz", http::Access::kOpen,
                              [this](http::ExchangeId, http::Request&, TimeUs) {
@@ -233,21 +233,15 @@ void WorkerNode::log_start() const {
     const std::string metrics = metrics_ == nullptr ? "" : "metrics " + metrics_->url() + ", ";
     log_line('i', options_.name + " listens at " + in_.last_endpoint() + ", " + metrics +
                       model_.kernels->name + " kernels");
+    log_metrics();
 }
 
 }  // namespace
 
 int check_worker(const std::string& actor, const WorkerOptions& options) {
     const WorkerModel model = value_or_die(actor, open_model(options));
-    value_or_die(actor, check_endpoint(options.listen, EndpointUse::kBind));
-    value_or_die(actor, check_connectable(options.listen));
-    if (!options.metrics.empty()) value_or_die(actor, http::check_address(options.metrics));
-    for (const std::string& router : options.routers)
-        value_or_die(actor, check_endpoint(router, EndpointUse::kConnect));
-    if (options.router) {
-        open_router_model(actor, *options.router);
-        check_router(actor, *options.router);
-    }
+    value_or_die(actor, check_own(options.bound));  // the hosted router's, too
+    if (options.router) open_router_model(actor, *options.router);
     std::string layers;
     if (options.is_stage)
         layers = ", layers " + std::to_string(model.layers.first) + " to " +

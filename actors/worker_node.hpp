@@ -22,11 +22,15 @@ struct WorkerOptions {
     std::string metrics;                  // an HTTP address; empty: none
     std::vector<std::string> routers;     // their control addresses
     std::optional<RouterOptions> router;  // of the same process, the first of them
+    std::vector<BoundAddress> bound;
     std::string kernels;
+    std::string kernels_origin;
     int32_t partition = -1;    // stage: a partition of the metadata, or
     std::string weights_file;  // its file (a sampler's: the head), or
     int32_t layer_first = -1;  // any range of layers, which is checked against both
     int32_t layer_end = -1;
+    std::string partition_origin;  // where these were given, for errors
+    std::string weights_origin;
     std::string layers_origin;
     bool with_sampler = false;
     bool is_stage = false;

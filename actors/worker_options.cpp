@@ -30,19 +30,22 @@ Status check_name(const Settings& settings, const std::string& name) {
 // model.path, or the folder of worker.weights_path.
 Status read_model(const Settings& settings, WorkerOptions& options) {
     if (!settings.has("worker.weights_path")) {
-        Result<std::string> model = settings.required("model.path");
+        Result<std::string> model = model_path(settings);
         if (!model) return model.error();
         options.model = std::move(*model);
         return Ok{};
     }
     const std::filesystem::path weights = settings.text("worker.weights_path");
     options.weights_file = weights.filename();
+    options.weights_origin = settings.origin("worker.weights_path");
     const std::string folder = weights.has_parent_path() ? weights.parent_path().string() : ".";
     options.model = settings.has("model.path") ? settings.text("model.path") : folder;
+    const Status there = check_directory(options.weights_origin, folder);
+    if (!there) return there;
     std::error_code error;
     if (options.model == folder || std::filesystem::equivalent(options.model, folder, error))
         return Ok{};
-    return refused(settings.origin("worker.weights_path"),
+    return refused(options.weights_origin,
                    "lies outside of model.path, " + options.model + ": give one of the two");
 }
 
@@ -80,6 +83,10 @@ Status read_router(const Settings& settings, WorkerOptions& options) {
     if (!own) return own.error();
     Result<RouterOptions> router = router_options(*own);
     if (!router) return router.error();
+    const Settings* both[] = {&settings, &*own};
+    Result<std::vector<BoundAddress>> bound = check_addresses(both);
+    if (!bound) return bound.error();
+    options.bound = std::move(*bound);
     options.router = std::move(*router);
     options.warnings = setting_warnings(*own);
     if (!settings.given("bus.routers")) options.routers.clear();
@@ -110,16 +117,21 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     if (!listen) return listen.error();
     options.listen = std::move(*listen);
     options.routers = settings.texts("bus.routers");
+    const Settings* own[] = {&settings};
+    Result<std::vector<BoundAddress>> bound = check_addresses(own);
+    if (!bound) return bound.error();
+    options.bound = std::move(*bound);
     Result<std::string> kernels = kernels_of(settings);
     if (!kernels) return kernels.error();
     options.kernels = std::move(*kernels);
+    options.kernels_origin = settings.origin("performance.kernels");
     options.memory.weights = weight_pages(settings.text("performance.weights"));
     options.memory.preallocate = settings.flag("performance.preallocate_activations");
     if (settings.has("worker.numa_node"))
         options.memory.numa_node = static_cast<int>(settings.integer("worker.numa_node"));
     options.memory.allow_paging = settings.flag("model.allow_paging");
     options.drain_timeout_us = settings.seconds("drain_timeout_secs");
-    if (settings.has("metrics.bind")) options.metrics = settings.text("metrics.bind");
+    options.metrics = metrics_address(settings);
     options.log_level = settings.text("observability.log_level");
     options.log_format = settings.text("observability.log_format");
     if (!options.is_stage) return options;
@@ -127,6 +139,7 @@ Result<WorkerOptions> worker_options(RoleBit role, const Settings& settings,
     if (const Status read = read_layers(settings, layers, options); !read) return read.error();
     if (settings.has("model.partition"))
         options.partition = static_cast<int32_t>(settings.integer("model.partition"));
+    options.partition_origin = settings.origin("model.partition");
     options.with_sampler = settings.flag("worker.with_sampler");
     if (const Status read = read_router(settings, options); !read) return read.error();
     options.memory.kv_cache_mb =
@@ -151,20 +164,21 @@ Result<LayerRange> layer_range(const WorkerOptions& options, const ModelSpec& sp
             std::find_if(partitions.begin(), partitions.end(),
                          [&](const PartitionEntry& p) { return p.file == options.weights_file; });
         if (named == partitions.end())
-            return refused("worker.weights_path",
+            return refused(options.weights_origin,
                            options.weights_file + " is no partition of " + kMetadataFile);
         const auto found = static_cast<int32_t>(named - partitions.begin());
         if (index >= 0 && index != found)
-            return refused("worker.weights_path", options.weights_file + " is not partition " +
+            return refused(options.weights_origin, options.weights_file + " is not partition " +
                                                       std::to_string(index));
         index = found;
     } else if (given && index < 0) {
         return LayerRange{options.layer_first, options.layer_end};
     }
     if (index < 0 || index >= static_cast<int32_t>(partitions.size()))
-        return refused("--partition", "must lie in 0.." + std::to_string(partitions.size() - 1) +
-                                          ": the model directory has " +
-                                          std::to_string(partitions.size()) + " partitions");
+        return refused(options.partition_origin,
+                       "must lie in 0.." + std::to_string(partitions.size() - 1) +
+                           ": the model directory has " + std::to_string(partitions.size()) +
+                           " partitions");
     const PartitionEntry& entry = partitions[static_cast<size_t>(index)];
     const LayerRange range{entry.layer_first, entry.layer_end};
     if (given && (options.layer_first != range.first || options.layer_end != range.end))

@@ -269,7 +269,7 @@ SAMPLES = [
     (dependency_arrows, "src/unheard_of/a.cpp", "int x;", None),
     (dependency_arrows, "src/wire/a.cpp",
      '#include "../bus/socket.hpp"',
-     '#include "wire/crc.hpp"'),
+     '#include "wire/reader.hpp"'),
     (library_homes, "src/router/a.cpp", "#include <zmq.hpp>", "#include <vector>"),
     (library_homes, "actors/router_main.cpp",
      "#include <msgpack.hpp>",

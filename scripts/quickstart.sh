@@ -68,7 +68,7 @@ if ((keep)); then
     http=$(< "$run/http")
     echo "The cluster stays up: $http, client front tcp://127.0.0.1:7101, logs in run/log, until scripts/stop.sh."
     echo "Any client of OpenAI's API has it as base_url=$http/v1. With curl:"
-    echo "curl -N $http/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'"
+    echo "curl -N $http/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Explain gravity in two sentences.\"}], \"temperature\": 0.2, \"max_tokens\": 200, \"stream\": true}'"
     echo 'Ask it: scripts/chatloop.sh generate "..." --chat --stats'
     echo "Prometheus finds it at: $(tr '\n' ' ' < "$run/metrics")"
     echo "Its model directory: $(split_dir "$gguf" "$partitions")"

@@ -168,7 +168,7 @@ export function startPipeline($, headers) {
       .sort((a, b) => orderOf(a) - orderOf(b) || a.name.localeCompare(b.name));
     if (free.length) {
       wanted.add("free");
-      fill(group("free", now.routes.length ? "Without a route" : "No route: waiting for workers"),
+      fill(group("free", "Without a route"),
         free.map((worker) => drawWorker(worker, null, elapsedUs).node));
     }
     drawGone(byName, wanted);
@@ -234,6 +234,7 @@ export function startPipeline($, headers) {
       now = await response.json();
     } catch {
       before = null;
+      set($("no-route"), "");
       return health("bad", "router unreachable");
     }
     if (before && now.uptime_us < before.uptime_us) before = null; // another router
@@ -241,6 +242,8 @@ export function startPipeline($, headers) {
     if (before && elapsedUs === 0) return;
     set($("model"), now.model);
     health(now.ready ? "good" : "bad", now.ready ? "ready" : "no route");
+    $("health").title = now.no_route;
+    set($("no-route"), now.no_route && `No route: ${now.no_route}.`);
     drawFigures(now, elapsedUs);
     drawRoutes(now, elapsedUs);
     drawEvents(now);

@@ -10,12 +10,15 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .bench.command import add_command as add_bench
 from .client import DEFAULT_ENDPOINT, Client
 from .errors import UNREACHABLE, ChatLoopError
+from .notice import RouteNotice
 from .results import Generation
+from .version import version_line
 from .view import top, trace
 from .view.stages import stage_rows
 
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cure = "; scripts/quickstart.sh --keep starts one on this machine" if missing else ""
         if error.retry_after_ms is not None:
             cure = f"; ask again in {error.retry_after_ms / 1000:g} s"
-        print(f"chatloop: {error}{cure}", file=sys.stderr)
+        print(f"chatloop: {top.printable(str(error))}{cure}", file=sys.stderr)
         return EXIT_UNREACHABLE if missing else EXIT_ERROR
     except KeyboardInterrupt:
         _end_line()
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print one JSON object")
 
     parser = argparse.ArgumentParser(prog="chatloop", description="Talk to a ChatLoop router.")
+    parser.add_argument("--version", action="version", version=version_line("chatloop"))
     commands = parser.add_subparsers(required=True, metavar="command")
 
     generate = commands.add_parser("generate", parents=[common], help="continue or answer a prompt")
@@ -104,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
                           help="end before this token; may be repeated")
     generate.add_argument("--logit-bias", type=_bias, action="append", metavar="ID=BIAS",
                           help="is added to the logit of a token; may be repeated")
+    form = generate.add_mutually_exclusive_group()
+    form.add_argument("--json-schema", type=_file_text, metavar="FILE",
+                      help="the answer is JSON of the schema in this file")
+    form.add_argument("--regex", help="the whole answer is one that this expression matches")
+    form.add_argument("--choice", action="append", metavar="TEXT",
+                      help="the answer is one of these texts; may be repeated")
     generate.add_argument("--echo", action="store_true", help="print the prompt, too")
     generate.add_argument("--ignore-eos", action="store_true", help="go on to --max-tokens")
     generate.add_argument("--stats", action="store_true", help="a last line on standard error")
@@ -124,6 +134,7 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
     parameters: dict[str, Any] = {name: getattr(options, name) for name, _, _ in _SAMPLING}
     parameters.update(stop=options.stop, stop_token_ids=options.stop_token_ids)
     parameters.update(logit_bias=dict(options.logit_bias) if options.logit_bias else None)
+    parameters.update(json_schema=options.json_schema, regex=options.regex, choice=options.choice)
     parameters.update(echo=options.echo or None, ignore_eos=options.ignore_eos or None)
     if options.chat or options.system is not None:
         said = [options.system] if options.system is not None else []
@@ -135,8 +146,9 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
     started_s = time.monotonic()
     first_s: float | None = None
     first_tokens = 0  # tokens of the first piece: their time is not decoding time
-    with client.stream(**parameters) as stream:
+    with RouteNotice(client) as notice, client.stream(**parameters) as stream:
         for piece in stream:
+            notice.stop()
             if first_s is None and piece.token_ids:
                 first_s, first_tokens = time.monotonic(), len(piece.token_ids)
             if not options.json and options.n in (None, 1):  # several would mix
@@ -160,6 +172,13 @@ def _print_result(result: Generation, as_json: bool) -> None:
     for choice in several:
         print(f"--- choice {choice.index}, {choice.finish_reason}\n{choice.text}")
     print(end="" if several else "\n", flush=True)
+
+
+def _file_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from error
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -190,12 +209,14 @@ def _status(client: Client, options: argparse.Namespace) -> None:
     requests = info.pop("requests", [])
     workers = info.pop("workers", [])
     routes, histograms = info.pop("routes", []), info.pop("histograms", {})
+    if not info.get("no_route"):
+        info.pop("no_route", None)
     for name, value in info.items():
         if isinstance(value, dict):
             _print_counters(f"{name:12}", value)
             continue
         shown = ("no", "yes")[value] if isinstance(value, bool) else value
-        print(f"{name:12} {shown}")
+        print(f"{name:12} {top.printable(str(shown))}")
     for worker in workers:
         print(f"worker       {_worker_line(worker)}")
         _print_counters("            ", worker.get("counters", {}))

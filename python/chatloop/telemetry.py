@@ -28,6 +28,7 @@ import msgpack
 import zmq
 
 from .telemetry_spans import Malformed, Trace, otlp_json, read_trace, readable_spans
+from .version import version_line
 
 DEFAULT_LISTEN = "tcp://127.0.0.1:7103"
 TRACES_WAITING_MAX = 1000  # at the socket
@@ -243,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chatloop.telemetry", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=version_line("chatloop.telemetry"))
     parser.add_argument("--listen", default=DEFAULT_LISTEN, help="bind; default: %(default)s")
     parser.add_argument("--otlp", metavar="URL", help="the collector, whatever routers say")
     parser.add_argument("--file", type=Path, help="append OTLP JSON there, a line a trace")

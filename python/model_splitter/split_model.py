@@ -26,6 +26,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="split_model.py", description=__doc__.splitlines()[0])
+    version = Path(__file__).parents[1].joinpath("chatloop/VERSION").read_text().strip()
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     parser.add_argument("--model", type=Path, help="GGUF file of the llama architecture")
     parser.add_argument("--output", type=Path, help="model directory to write or replace")
     parser.add_argument("--num-partitions", type=int, default=1,

@@ -120,8 +120,7 @@ def wait_until_ready(run, front_port):
             else:
                 if status["ready"]:
                     return
-                names = [worker["name"] for worker in status["workers"]]
-                seen = f"the router knows these workers: {names}"
+                seen = f"the router says: {status.get('no_route', 'no route')}"
             time.sleep(0.05)
     raise LaunchError(f"not ready after {READY_TIMEOUT_S:.0f} s; {seen}", f"Logs: {run / 'log'}")
 

@@ -15,7 +15,12 @@ import time
 import supervise
 from supervise import REPO, LaunchError
 
+sys.path.insert(0, str(REPO / "python"))
+from chatloop import ChatLoopError, Client  # noqa: E402  (of this clone, not of the environment)
+
 UP = {"router": "listening", "stage": "ready", "sampler": "ready"}  # how the log line begins
+ROUTE_WAIT_S = 10.0  # workers that are up form a route within a moment
+ROUTE_GLANCE_S = 2.0  # the same, where another node may have to bring what is missing
 LEVEL_VARIABLE = "CHATLOOP_OBSERVABILITY_LOG_LEVEL"
 
 
@@ -46,14 +51,17 @@ def says_when_up(args, role):
     return os.environ.get(LEVEL_VARIABLE, level[1] if level else "") not in ("warn", "error")
 
 
-def is_up(args, role):
+def messages(args, role):
+    """Of its log."""
     for line in supervise.log_lines(args.run, role):
         try:
-            if json.loads(line)["message"].startswith(UP[actor_of(role)]):
-                return True
+            yield str(json.loads(line)["message"])
         except (ValueError, KeyError, TypeError):
             continue  # not a line of the log
-    return False
+
+
+def is_up(args, role):
+    return any(text.startswith(UP[actor_of(role)]) for text in messages(args, role))
 
 
 def wait_until_up(args):
@@ -67,6 +75,53 @@ def wait_until_up(args):
         time.sleep(0.05)
     supervise.check_running(args.run)
     return []
+
+
+def front_of(args):
+    """Where a router of this node, which may be a stage's guest, serves clients; None: no router,
+    or one that does not say."""
+    for role in args.roles:
+        for text in messages(args, role):
+            if found := re.match(r"listening: .*\bfront (tcp://[^\s,]+)", text):
+                return found[1].replace("//0.0.0.0:", "//127.0.0.1:")
+    return None
+
+
+def why_no_route(args, front):
+    """What the router says that its route lacks, after it had time to form one; "" with a route."""
+    deadline = time.monotonic() + (ROUTE_WAIT_S if is_whole(args) else ROUTE_GLANCE_S)
+    with Client(front, timeout_s=1.0, connect_timeout_s=1.0) as client:
+        while True:
+            supervise.check_running(args.run)
+            try:
+                status = client.status()
+                why = "" if status["ready"] else status.get("no_route", "no reason is known")
+            except ChatLoopError as error:
+                why = str(error)
+            if not why or time.monotonic() > deadline:
+                return why
+            time.sleep(0.1)
+
+
+def is_whole(args):
+    """Whether this launch has every role of the folder: no other node has one to add."""
+    roles = {file.stem for file in args.config.glob("*.yaml") if file.stem.startswith((*UP,))}
+    return roles <= set(args.roles)
+
+
+def report_route(args):
+    """Says when nothing can be answered (yet). Raises when no other node can change that."""
+    front = front_of(args)
+    why = why_no_route(args, front) if front else ""
+    if not why:
+        return
+    if is_whole(args):
+        raise LaunchError(
+            f"no request can be answered, there is no route: {why}",
+            f"No file of {args.config} starts what is missing. What runs goes on; scripts/stop.sh "
+            f"--run {args.run} ends it.",
+        )
+    print(f"no route yet: {why}")
 
 
 def launch(args):
@@ -94,6 +149,7 @@ def launch(args):
             f"not up after {args.wait:g} s: {', '.join(missing)}",
             f"They go on loading; scripts/stop.sh --run {args.run} ends them.",
         )
+    report_route(args)
     return 0
 
 

@@ -1,9 +1,12 @@
 #include "chatloop/bus/system.hpp"
 
+#include <arpa/inet.h>
 #include <linux/mempolicy.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -92,6 +95,28 @@ Status bind_memory(int node) {
                  "memory cannot be bound to NUMA node " + std::to_string(node) + ": " +
                      std::strerror(error) +
                      (error == EPERM ? "; a container needs the capability SYS_NICE for it" : "")};
+}
+
+// Asked of the kernel by binding any port there for a moment: 127.0.0.2 is in no list of
+// addresses, and yet it can be bound.
+bool is_own_address(const std::string& host) {
+    sockaddr_storage address{};
+    auto* v4 = reinterpret_cast<sockaddr_in*>(&address);
+    auto* v6 = reinterpret_cast<sockaddr_in6*>(&address);
+    socklen_t size = sizeof *v4;
+    if (inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+    } else if (inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        size = sizeof *v6;
+    } else {
+        return false;
+    }
+    const int fd = ::socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return false;
+    const bool bound = ::bind(fd, reinterpret_cast<const sockaddr*>(&address), size) == 0;
+    ::close(fd);
+    return bound;
 }
 
 TimeUs monotonic_now() {

@@ -93,7 +93,8 @@ Status check(const RawSetting& raw) {
                                                      printable(*end) + "' is given twice"};
     }
     if (raw.texts.size() > kRoutersMax)
-        return Error{ErrorCode::kInvalidRequest, raw.origin + ": too many values"};
+        return Error{ErrorCode::kInvalidRequest,
+                     with_key(raw.origin, raw.setting->path) + ": too many values"};
     return Ok{};
 }
 

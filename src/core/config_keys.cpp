@@ -77,8 +77,10 @@ constexpr std::array kSettings = {
          "bind: the HTTP API, ADDRESS:PORT; without it there is none"),
     text("http.api_keys_file", "--api-keys-file", kRouterRole, "",
          "keys of which HTTP clients must have one, a line each"),
-    text("metrics.bind", "--metrics", kAllRoles, "",
-         "bind: /metrics and /healthz, ADDRESS:PORT; without it there is none"),
+    text("http.journal_dir", "--journal-dir", kRouterRole, "",
+         "folder: resumable streams outlive the router's process"),
+    text("metrics.bind", "--metrics", kAllRoles, "127.0.0.1:9091+",
+         "bind: /metrics and /healthz, ADDRESS:PORT; PORT+: or the first free above; off: none"),
 
     integer("batching.max_batch_size", "--max-batch-size", kRouterRole, 1, kFrameItemsMax, "32",
             "decode rows per frame"),

@@ -125,17 +125,21 @@ Status Api::constrain_calls(Ask& ask) const {
     return Ok{};
 }
 
-void Api::submit(Job& job, TimeUs now) {
+void Api::make_part(Job& job, size_t index, bool has_tools) {
     const uint32_t n = job.ask.parameters.n;
+    Part& part = job.parts.at(index);
+    part.request_id = job.head.id + (index == 0 ? std::string() : "-" + std::to_string(index));
+    part.heard.resize(n);
+    part.choices.resize(n);
+    for (uint32_t c = 0; c < n; ++c) part.choices[c].index = static_cast<uint32_t>(index) * n + c;
+    if (has_tools) part.parsers.assign(n, ToolCallParser(tool_format_));
+    by_request_[part.request_id] = {job.exchange, index};
+}
+
+void Api::submit(Job& job, TimeUs now) {
     job.parts.resize(job.ask.prompts.size());
-    for (size_t i = 0; i < job.parts.size(); ++i) {
-        Part& part = job.parts[i];
-        part.request_id = job.head.id + (i == 0 ? std::string() : "-" + std::to_string(i));
-        part.choices.resize(n);
-        for (uint32_t c = 0; c < n; ++c) part.choices[c].index = static_cast<uint32_t>(i) * n + c;
-        if (!job.ask.parameters.tools.empty()) part.parsers.assign(n, ToolCallParser(tool_format_));
-        by_request_[part.request_id] = {job.exchange, i};
-    }
+    for (size_t i = 0; i < job.parts.size(); ++i)
+        make_part(job, i, !job.ask.parameters.tools.empty());
     // The router may answer at once, and an error of one prompt ends the job.
     const ExchangeId exchange = job.exchange;
     const std::string client = job.client;
@@ -158,19 +162,30 @@ Api::Job* Api::find(const std::string& request_id, Part** part) {
 }
 
 void Api::on_router(const wire::RouterBody& message, TimeUs now) {
+    if (const auto* failure = std::get_if<wire::Failure>(&message))
+        if (puts_off(*failure, now)) return;
+    say(message, now);
+}
+
+void Api::say(const wire::RouterBody& message, TimeUs now) {
     if (const auto* piece = std::get_if<wire::Piece>(&message)) {
+        keep(piece->request_id, message);
         on_piece(*piece, now);
     } else if (const auto* accepted = std::get_if<wire::Accepted>(&message)) {
         on_accepted(*accepted, now);
     } else if (const auto* prompt = std::get_if<wire::PromptPiece>(&message)) {
+        keep(prompt->request_id, message);
         on_prompt_piece(*prompt, now);
     } else if (const auto* end = std::get_if<wire::ChoiceDone>(&message)) {
+        keep(end->request_id, message);
         Part* part = nullptr;
         if (Job* job = find(end->request_id, &part))
             on_end(*job, *part, end->choice, end->finish_reason, end->stop, now);
     } else if (const auto* done = std::get_if<wire::Done>(&message)) {
+        keep(done->request_id, message);
         on_done(*done, now);
     } else if (const auto* failure = std::get_if<wire::Failure>(&message)) {
+        keep(failure->request_id.value_or(""), message);
         on_failure(*failure, now);
     }
 }
@@ -191,6 +206,7 @@ void Api::cancel(const Job& job, TimeUs now) {
 void Api::forget(Job& job) {
     for (const Part& part : job.parts) by_request_.erase(part.request_id);
     held_bytes_ -= job.held_bytes;
+    std::erase(put_off_, job.exchange);
     const auto client = clients_.find(job.client);
     if (--client->second == 0) clients_.erase(client);
     jobs_.erase(job.exchange);
@@ -211,7 +227,8 @@ TimeUs Api::next_timer() const {
     if (jobs_.empty() && streams_.empty()) return kNever;
     const TimeUs silence = config_.client_silence_us;
     const TimeUs ping_at = silence == kNever ? kNever : pinged_at_ + silence / 3;
-    return std::min(looked_at_ + kLookUs, ping_at);
+    const TimeUs resume_at = put_off_.empty() ? kNever : resume_at_;
+    return std::min({looked_at_ + kLookUs, ping_at, resume_at});
 }
 
 // The router hears that its clients live, and clients and proxies that their stream does.
@@ -220,6 +237,8 @@ void Api::on_tick(TimeUs now) {
         pinged_at_ = looked_at_ = now;
         return;
     }
+    settle_restored(now);
+    resume_put_off(now);
     const TimeUs silence = config_.client_silence_us;
     if (silence != kNever && now - pinged_at_ >= silence / 3) {
         pinged_at_ = now;

@@ -1,6 +1,7 @@
 // A completion's way out: what the router says becomes one body, or events.
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "chatloop/core/limits.hpp"
 #include "chatloop/http/api.hpp"
@@ -17,6 +18,9 @@ void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
     Part* part = nullptr;
     Job* job = find(accepted.request_id, &part);
     if (job == nullptr) return;
+    job->resume.reset();
+    if (part->accepted) return;  // it was taken up again
+    part->accepted = true;
     part->seed = accepted.seed;
     if (accepted.prompt_text)
         for (Choice& choice : part->choices) choice.text = *accepted.prompt_text;
@@ -26,7 +30,7 @@ void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
             hold(*job, part->choices.size() * text_bytes(*accepted.prompt_text), now);
         return;
     }
-    if (!job->streams) start_stream(*job, now);
+    if (!job->streams && !start_stream(*job, accepted, now)) return;
     if (job->ask.surface == Surface::kChat)
         for (const Choice& choice : part->choices)
             send(*job, choice.index, role_chunk(job->head, choice.index), now);
@@ -37,21 +41,27 @@ void Api::on_prompt_piece(const wire::PromptPiece& piece, TimeUs now) {
     Part* part = nullptr;
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
-    const bool stream = job->ask.stream;
-    for (size_t i = 0; i < piece.entries.size();) {
+    size_t i = part->prompt_entries - std::min<size_t>(piece.index, part->prompt_entries);
+    part->prompt_entries = std::max(part->prompt_entries, piece.index + piece.entries.size());
+    while (i < piece.entries.size()) {
         LogprobsText batch = part->choices.front().logprobs.following();
-        const size_t waiting = stream ? part->choices.front().logprobs.count() : 0;
+        // Events end at fixed places, however the pieces came: their ids say what is in them.
+        const size_t rest = kHttpLogprobsPerEvent - (piece.index + i) % kHttpLogprobsPerEvent;
+        const size_t end = std::min(piece.entries.size(), i + rest);
         size_t bytes = 0;
-        for (; i < piece.entries.size() && waiting + batch.count() < kHttpLogprobsPerEvent; ++i) {
+        for (; i < end; ++i) {
             wire::TokenEntry entry{part->prompt_ids.at(piece.index + i),
                                    std::numeric_limits<float>::quiet_NaN(), {}};
             if (piece.entries[i]) entry = *piece.entries[i];
             bytes += batch.add(job->ask.surface, entry, token_texts_);
         }
-        if (!stream && !hold(*job, bytes * part->choices.size(), now)) return;
+        if (!job->ask.stream && !hold(*job, bytes * part->choices.size(), now)) return;
+        const size_t entries = piece.index + i;
+        const bool is_due = entries % kHttpLogprobsPerEvent == 0 ||
+                            (entries == part->prompt_ids.size() && piece.index > 0);
         for (Choice& choice : part->choices) {
             choice.logprobs.append(batch);
-            if (piece.index > 0) on_text(*job, choice, now);  // the first token has none: it waits
+            if (is_due) on_text(*job, choice, now);  // the first token has none: it waits
         }
     }
 }
@@ -61,6 +71,12 @@ void Api::on_piece(const wire::Piece& piece, TimeUs now) {
     Job* job = find(piece.request_id, &part);
     if (job == nullptr) return;
     Choice& choice = part->choices.at(piece.choice);
+    Heard& heard = part->heard.at(piece.choice);
+    const auto tokens = piece.index + static_cast<uint32_t>(piece.token_ids.size());
+    const uint64_t text_end = piece.text_offset + piece.text.size();
+    if (tokens <= heard.tokens && text_end <= heard.text_bytes) return;  // said once more
+    heard.tokens = tokens;
+    heard.text_bytes = text_end;
     if (job->stream != nullptr) job->stream->log.add_tokens(piece.choice, piece.token_ids.size());
     size_t bytes = text_bytes(piece.text);
     if (piece.logprobs)
@@ -109,6 +125,7 @@ void Api::on_tool_events(Job& job, Part& part, Choice& choice,
 
 void Api::on_end(Job& job, Part& part, uint32_t index, const std::string& reason, wire::Stop stop,
                  TimeUs now) {
+    if (std::exchange(part.heard.at(index).ended, true)) return;  // said once more
     Choice& choice = part.choices.at(index);
     if (!part.parsers.empty())
         on_tool_events(job, part, choice, part.parsers.at(index).finish(), now);

@@ -7,6 +7,7 @@ namespace chatloop::http {
 
 namespace {
 
+constexpr unsigned kAgainMs = 1000;
 constexpr std::string_view kStreams = "/streams/";
 
 Response stream_head(const std::string& request_header) {
@@ -16,6 +17,15 @@ Response stream_head(const std::string& request_header) {
             {{"Cache-Control", "no-cache"},
              {"X-Accel-Buffering", "no"},
              {"x-request-id", request_header}}};
+}
+
+std::string key_of(const Request& request) {
+    return request.path.substr(request.path.rfind('/') + 1);
+}
+
+Response again_soon() {
+    return problem_response({503, "the stream goes on in a moment, behind a restart: ask again", "",
+                             "restarting", kAgainMs});
 }
 
 }  // namespace
@@ -34,20 +44,39 @@ void Api::serve_streams(Site& site) {
 
 // ---- what leaves ----
 
-void Api::start_stream(Job& job, TimeUs now) {
-    job.streams = true;
+// False: the stream cannot be kept as it was asked for, and the job has failed.
+bool Api::start_stream(Job& job, const wire::Accepted& accepted, TimeUs now) {
     Response head = stream_head(job.request_header);
     if (job.ask.resumable) {
+        if (streams_.size() >= kHttpStreamsKeptMax) {
+            fail(job, {429, "too many requests are running", "", "queue_full", kAgainMs}, now);
+            return false;
+        }
         const std::string key = config_.stream_key();
-        job.stream = &streams_.try_emplace(key, key, job.ask.parameters.n, kept_bytes_)
-                          .first->second;
-        job.stream->request_header = job.request_header;
-        job.stream->job = job.stream->exchange = job.exchange;
+        if (const Status kept = begin_journal(job, key, accepted); !kept) {
+            fail(job, {503, kept.error().message, "stream_options.resumable",
+                       "journal_unavailable", kAgainMs}, now);
+            return false;
+        }
+        Stream& stream = open_stream(job, key);
+        stream.has_file = stream.kept = config_.journal != nullptr;
+        stream.exchange = job.exchange;
         attached_[job.exchange] = key;
         head.headers.emplace_back("Content-Location", "/v1" + std::string(kStreams) + key);
     }
+    job.streams = true;
     job.wrote_at = now;
     responder_.start_stream(job.exchange, std::move(head));
+    return true;
+}
+
+Api::Stream& Api::open_stream(Job& job, const std::string& key) {
+    Stream& stream =
+        streams_.try_emplace(key, key, job.ask.parameters.n, kept_bytes_).first->second;
+    stream.request_header = job.request_header;
+    stream.job = job.exchange;
+    job.stream = &stream;
+    return stream;
 }
 
 void Api::write(Job& job, std::string_view bytes, TimeUs now) {
@@ -65,6 +94,7 @@ void Api::end_stream(Job& job, TimeUs now) {
     Stream& stream = *job.stream;
     job.stream = nullptr;
     stream.job = kNobody;
+    if (stream.has_file) config_.journal->close(stream.key);
     if (stream.exchange != kNobody) responder_.end(stream.exchange);
     detach(stream, now);
 }
@@ -78,20 +108,29 @@ void Api::detach(Stream& stream, TimeUs now) {
 
 // ---- who comes back ----
 
+Response Api::not_here(const Request& request) const {
+    if (suspended_.contains(key_of(request))) return again_soon();
+    return problem_response({404, "there is no such stream, or no more", "", "not_found"});
+}
+
 Api::Stream* Api::find_stream(const Request& request) {
-    const size_t at = request.path.rfind('/');
-    const auto found = streams_.find(request.path.substr(at + 1));
+    const auto found = streams_.find(key_of(request));
     return found == streams_.end() ? nullptr : &found->second;
 }
 
 std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request, TimeUs now) {
     Stream* stream = find_stream(request);
-    if (stream == nullptr)
-        return problem_response({404, "there is no such stream, or no more", "", "not_found"});
+    if (stream == nullptr) return not_here(request);
     std::vector<Place> seen = stream->log.beginning();
     if (const std::string_view last = request.header("last-event-id"); !last.empty()) {
         const auto read = read_id(last, seen.size());
-        if (!read || stream->log.reach(*read) == EventLog::Reach::kAhead)
+        const bool is_ahead = read && stream->log.reach(*read) == EventLog::Reach::kAhead;
+        // What the process before this one had sent and not kept comes again, unless it failed.
+        if (is_ahead && stream->restored && stream->job != kNobody) return again_soon();
+        if (is_ahead && stream->restored)
+            return problem_response({410, "the answer has ended before it was that far again",
+                                     "Last-Event-ID", "stream_gone"});
+        if (!read || is_ahead)
             return problem_response({400, "Last-Event-ID is no id of this stream's events",
                                      "Last-Event-ID", "invalid_request"});
         seen = *read;
@@ -124,8 +163,12 @@ std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request,
 // A client that wants no more says so, because its going does not.
 Response Api::on_delete(const Request& request, TimeUs now) {
     Stream* stream = find_stream(request);
-    if (stream == nullptr)
-        return problem_response({404, "there is no such stream, or no more", "", "not_found"});
+    if (stream == nullptr) {
+        const std::string key = key_of(request);
+        if (suspended_.erase(key) == 0) return not_here(request);
+        config_.journal->drop(key);
+        return Response{204, "", "", {}};
+    }
     drop(*stream, now);
     return Response{204, "", "", {}};
 }
@@ -140,6 +183,7 @@ void Api::drop(Stream& stream, TimeUs now) {
         cancel(job, now);
         forget(job);
     }
+    if (stream.has_file) config_.journal->drop(stream.key);
     streams_.erase(std::string(stream.key));
 }
 

@@ -84,8 +84,8 @@ EventLog::Reach EventLog::reach(const std::vector<Place>& seen) const {
     CL_ASSERT(seen.size() == places_.size());
     Reach reach = Reach::kKept;
     for (size_t choice = 0; choice < seen.size(); ++choice) {
-        if (seen[choice] > places_[choice]) return Reach::kAhead;
-        if (seen[choice] < dropped_[choice]) reach = Reach::kDropped;
+        if (seen[choice] < dropped_[choice]) return Reach::kDropped;
+        if (seen[choice] > places_[choice]) reach = Reach::kAhead;
     }
     return reach;
 }

@@ -63,7 +63,8 @@ void Health::on_router(const wire::RouterBody& message, TimeUs now) {
 
 void Health::on_status(const wire::StatusReply& status, TimeUs now) {
     status_ = status;
-    if (!status.ready) return answer(false, "no complete set of workers is ready");
+    if (!status.ready)
+        return answer(false, "no complete set of workers is ready: " + status.no_route);
     if (frames_come_through(status)) return answer(true, "frames go through every stage");
     if (!canary_.empty()) return;
     canary_ = "canary-" + std::to_string(++canaries_);

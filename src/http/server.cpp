@@ -19,10 +19,8 @@ namespace {
 
 constexpr TimeUs kSweepUs = kSecondUs;
 
-Result<int> bind_listener(const std::string& text, std::string& bound) {
-    const Result<Address> address = parse_address(text);
-    if (!address) return address.error();
-    const auto* wanted = reinterpret_cast<const sockaddr*>(&address->storage);
+Result<int> bind_at(const Address& address, const std::string& text, std::string& bound) {
+    const auto* wanted = reinterpret_cast<const sockaddr*>(&address.storage);
     const int fd = socket(wanted->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     const auto failed = [&](const char* what) {
         const bool in_use = errno == EADDRINUSE;
@@ -34,12 +32,26 @@ Result<int> bind_listener(const std::string& text, std::string& bound) {
     if (fd < 0) return failed("no socket");
     const int on = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, wanted, address->size) != 0) return failed("cannot bind");
+    if (bind(fd, wanted, address.size) != 0) return failed("cannot bind");
     if (::listen(fd, SOMAXCONN) != 0) return failed("cannot listen");
     sockaddr_storage real{};
     socklen_t size = sizeof real;
     getsockname(fd, reinterpret_cast<sockaddr*>(&real), &size);
     bound = address_text(reinterpret_cast<sockaddr*>(&real), true);
+    return fd;
+}
+
+// Another process may take a port at any time: only binding shows whether it is free.
+Result<int> bind_listener(const std::string& text, std::string& bound) {
+    Result<Address> address = parse_address(text);
+    if (!address) return address.error();
+    Result<int> fd = bind_at(*address, text, bound);
+    if (!address->or_above) return fd;
+    for (int tried = 1; tried < kHttpPortTriesMax && address->port < UINT16_MAX; ++tried) {
+        if (fd.ok() || fd.error().code != ErrorCode::kPortInUse) return fd;
+        set_port(*address, static_cast<uint16_t>(address->port + 1));
+        fd = bind_at(*address, text, bound);
+    }
     return fd;
 }
 

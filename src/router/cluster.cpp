@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/printable.hpp"
 #include "chatloop/core/rules.hpp"
 
 namespace chatloop {
@@ -68,14 +69,17 @@ void Cluster::on_control(const std::string& peer, wire::ByteView bytes, TimeUs n
 std::string Cluster::mismatch(const wire::Hello& hello) const {
     if (hello.model_id != config_.model_id || hello.layers != config_.layers ||
         hello.width != config_.width || hello.vocab != config_.vocab)
-        return "its files are of another model (" + hello.model_id + ", the router serves " +
+        return "its files are of another model (" + printable_ascii(hello.model_id) +
+               ", the router serves " +
                config_.model_id + ")";
     if (hello.cut_id != config_.cut_id)
-        return "its partition is of another cut (" + hello.cut_id + ", the router serves " +
+        return "its partition is of another cut (" + printable_ascii(hello.cut_id) +
+               ", the router serves " +
                config_.cut_id + "): split once and give every process that directory";
     const bool is_stage = (hello.roles & wire::kRoleStage) != 0;
     if (is_stage && hello.kv_cache_dtype != config_.kv_cache_dtype)
-        return "its KV cache is " + hello.kv_cache_dtype + ", the router serves " +
+        return "its KV cache is " + printable_ascii(hello.kv_cache_dtype) +
+               ", the router serves " +
                config_.kv_cache_dtype + ": give performance.kv_cache_dtype one value everywhere";
     if (hello.fingerprint != (is_stage ? config_.fingerprint : config_.sampler_fingerprint))
         return "its numerics fingerprint differs";
@@ -90,6 +94,19 @@ std::string Cluster::mismatch(const wire::Hello& hello) const {
     return {};
 }
 
+// Each is told once, and one a second: who says HELLO under ever new names fills no log.
+void Cluster::note_refused(const std::string& name, const std::string& reason, TimeUs now) {
+    const std::string shown = printable_ascii(name);
+    for (const RefusedWorker& worker : refused_)
+        if (worker.name == shown && worker.reason == reason) return;
+    std::erase_if(refused_, [&](const RefusedWorker& worker) { return worker.name == shown; });
+    if (refused_.size() >= kRefusalsKept) refused_.pop_front();
+    refused_.push_back({shown, reason});
+    if (now - refusal_told_at_ < kSecondUs) return;
+    refusal_told_at_ = now;
+    events_.on_worker_refused(refused_.back());
+}
+
 void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::Hello& hello,
                        TimeUs now) {
     const bool was_replaced =
@@ -102,6 +119,7 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
     const std::string reason = mismatch(hello);
     if (!reason.empty()) {
         ++counters_.workers_refused;
+        note_refused(hello.name, reason, now);
         const std::string why = hello.name + " is refused: " + reason;
         return send_to(peer, wire::Reject{"mismatch", why, false});
     }
@@ -109,6 +127,7 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
     if (known == workers_.end()) {
         if (workers_.size() >= kWorkersMax) {
             ++counters_.workers_refused;
+            note_refused(hello.name, "too many workers", now);
             return send_to(peer, wire::Reject{"full", "too many workers", true});
         }
         // The same name with another incarnation is the same place after a restart.
@@ -120,6 +139,9 @@ void Cluster::on_hello(const std::string& peer, Incarnation sender, const wire::
         }
         std::erase_if(lost_, [&](const auto& entry) { return entry.second == sender; });
         replace_lost(hello.name);
+        std::erase_if(refused_, [&](const RefusedWorker& worker) {
+            return worker.name == printable_ascii(hello.name);
+        });
         WorkerPeer worker;
         worker.peer = peer;
         worker.incarnation = sender;
@@ -266,9 +288,14 @@ void Cluster::on_tick(TimeUs now) {
     }
     std::vector<Generation> late;
     for (const auto& [generation, route] : routes_) {
-        if (route.up || now - route.installed_at <= config_.install_timeout_us) continue;
+        const TimeUs bound_us = route.link_up ? config_.install_timeout_us
+                                              : config_.link_timeout_us;
+        if (route.up || now - route.installed_at <= bound_us) continue;
         late.push_back(generation);
-        if (!route.link_up) avoid(workers_.at(route.hops[0]).hello.name, now);
+        if (!route.link_up) {
+            avoid(workers_.at(route.hops[0]).hello.name, now);
+            continue;
+        }
         for (const Incarnation incarnation : route.not_ready)
             avoid(workers_.at(incarnation).hello.name, now);
     }

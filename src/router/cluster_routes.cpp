@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "chatloop/core/limits.hpp"
+#include "chatloop/core/printable.hpp"
 #include "chatloop/core/rules.hpp"
 #include "chatloop/router/cluster.hpp"
 
@@ -225,6 +226,7 @@ void Cluster::maybe_up(Route& route, TimeUs now) {
     const bool ready = route.not_ready.empty() || !holds(Rule::kReadyWait);
     if (route.up || !link_up || !ready) return;
     route.up = true;
+    refused_.clear();
     remains_.erase(route.succeeds);
     events_.on_route_up(route);
     // Its slots and blocks are written anew from now on.
@@ -264,6 +266,38 @@ void Cluster::retire(Generation generation, TimeUs now) {
         found->second.successor = 0;  // it did not come up: what is parked waits for another
     form_at_ = now;
     drop_unrestorable(now);
+}
+
+std::string Cluster::hindrance(const WorkerPeer& worker) const {
+    if (worker.state == wire::WorkerState::kDraining) return "is draining";
+    if (worker.state == wire::WorkerState::kLoading) return "is loading its weights";
+    return worker.health == Health::kSilent ? "is silent" : "";
+}
+
+std::string Cluster::why_no_route() const {
+    const Route* coming = nullptr;
+    for (const auto& [generation, route] : routes_) {
+        if (route.up && !route.draining) return {};
+        if (!route.up) coming = &route;
+    }
+    if (!forming_) return "the router is shutting down";
+    std::vector<RouteCandidate> workers;
+    for (const auto& [incarnation, worker] : workers_)
+        workers.push_back({printable_ascii(worker.hello.name), worker.hello.roles,
+                           worker.hello.layer_first, worker.hello.layer_end, hindrance(worker)});
+    std::vector<RefusedWorker> refused(refused_.begin(), refused_.end());
+    for (const auto& [name, claim] : claims_)
+        if (claim.told)
+            refused.push_back({printable_ascii(name), "another process of that name lives"});
+    std::string missing = what_is_missing(config_.layers, workers, refused);
+    if (!missing.empty()) return missing;
+    if (coming == nullptr) return "the workers are there, a route is being formed";
+    std::string waits;
+    for (const Incarnation incarnation : coming->not_ready)
+        waits += (waits.empty() ? "" : ", ") +
+                 printable_ascii(workers_.at(incarnation).hello.name);
+    if (waits.empty()) waits = "the link to the first stage";
+    return "the route is being installed, it waits for " + waits;
 }
 
 bool Cluster::credit_allows(const Route& route, uint64_t bytes) const {

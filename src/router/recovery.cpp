@@ -129,7 +129,8 @@ bool Router::is_waiting(const Sequence& sequence) const {
     return sequence.placement == nullptr || parked_.contains(sequence.generation);
 }
 
-// When the oldest frame's RESULT is missed: it waits for nobody since the one before came back.
+// When the oldest frame's RESULT is missed: it waits for nobody since the one before came back. The
+// wait doubles also before times are learnt: a frame that takes longer than any bound comes back.
 TimeUs Router::overdue_at(const Route& route, const Lane& lane) const {
     if (config_.result_timeout_us == kNever) return kNever;
     const InFlight& oldest = lane.in_flight.front();
@@ -137,10 +138,9 @@ TimeUs Router::overdue_at(const Route& route, const Lane& lane) const {
     TimeUs bound_us = config_.result_timeout_us;
     if (lane.frames >= kFramesLearnt) {
         const auto predicted_us = static_cast<TimeUs>(kOverdueFactor * oldest.predicted_us);
-        bound_us = std::min(bound_us, std::max(kOverdueLeastUs, predicted_us)
-                                          << std::min(route.faults_in_row, kDoublingsMax));
+        bound_us = std::min(bound_us, std::max(kOverdueLeastUs, predicted_us));
     }
-    return since + bound_us;
+    return since + (bound_us << std::min(route.faults_in_row, kDoublingsMax));
 }
 
 void Router::check_overdue(TimeUs now) {
@@ -155,13 +155,21 @@ void Router::check_overdue(TimeUs now) {
         cluster_.fault(generation, "a RESULT is overdue", now);
 }
 
+// What runs there would not wait for a larger route.
+bool Router::fits_elsewhere(const Lane& lane) const {
+    return std::none_of(lane.sequences.begin(), lane.sequences.end(), [this](SequenceId id) {
+        return waits_for_larger(*sequences_.at(id));
+    });
+}
+
 // A worker of the route drains, and others could go on: between two tokens, with nothing in flight.
 void Router::hand_over(TimeUs now) {
     std::vector<Generation> quiet;
     for (const auto& [generation, route] : cluster_.routes()) {
         const auto lane = lanes_.find(generation);
         if (!route.draining || lane == lanes_.end() || lane->second.sequences.empty()) continue;
-        lane->second.hands_over = !draining_ && cluster_.has_alternative(route);
+        lane->second.hands_over =
+            !draining_ && cluster_.has_alternative(route) && fits_elsewhere(lane->second);
         if (lane->second.hands_over && lane->second.in_flight.empty()) quiet.push_back(generation);
     }
     for (const Generation generation : quiet) cluster_.hand_over(generation, now);

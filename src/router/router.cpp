@@ -77,6 +77,12 @@ void Router::on_worker_event(const WorkerPeer& worker, const std::string& what) 
     note_event(what != "joined", "worker " + worker.hello.name + " " + what);
 }
 
+void Router::on_worker_refused(const RefusedWorker& worker) {
+    const std::string text = "worker " + worker.name + " was refused: " + worker.reason;
+    log_('w', text, "");
+    note_event(true, text);
+}
+
 void Router::on_quarantine(const std::string& peer) {
     const std::string who = printable_ascii(peer);
     log_('w', "peer " + who + " keeps sending what is no message: it is not read for 30 s", "");
@@ -107,6 +113,11 @@ void Router::on_tick(TimeUs now) {
     judge(now);
     hand_over(now);
     if (ready()) without_route_since_ = now;
+    const std::string why = draining_ ? "" : cluster_.why_no_route();
+    if (no_route_notice_.is_due(why, now)) {
+        log_('w', "no route: " + why, "");
+        note_event(true, "no route: " + why);
+    }
     expire(now);
     note_rate(now);
     std::vector<std::string> silent;

@@ -19,9 +19,14 @@ uint64_t pool_rows(const Route& route) {
     return uint64_t{route.kv->block_count()} * kBlockRows;
 }
 
+uint64_t rows_max(const Sequence& sequence) {
+    return uint64_t{sequence.prompt_count} + sequence.tokens_max;
+}
+
 }  // namespace
 
 void Router::schedule(TimeUs now) {
+    bring_back(now);
     admit(now);
     for (const auto& [generation, route] : cluster_.routes()) {
         if (!route.up) continue;
@@ -41,6 +46,12 @@ void Router::enqueue(Sequence& sequence, TimeUs now) {
 void Router::admit(TimeUs now) {
     while (const std::optional<SequenceId> next = queue_.next()) {
         Sequence& sequence = *sequences_.at(*next);
+        if (waits_for_larger(sequence)) {
+            queue_.erase(sequence.id);  // nobody waits behind it
+            settle_claim(sequence.id);
+            set_aside_.push_back(sequence.id);
+            continue;
+        }
         const Route* route = choose_route(sequence);
         if (route == nullptr) return make_room(now);
         const Status fits = fit_to_route(sequence, *route);
@@ -55,6 +66,40 @@ void Router::admit(TimeUs now) {
     }
 }
 
+uint64_t Router::largest_pool() const {
+    uint64_t largest = 0;
+    for (const auto& [generation, route] : cluster_.routes())
+        if (cluster_.takes_new(route)) largest = std::max(largest, pool_rows(route));
+    return largest;
+}
+
+// An answer that began in a larger pool is not cut short for a fault: it waits for such a route to
+// be back, as others wait for any. (What has not begun is cut, fit_to_route.)
+bool Router::waits_for_larger(const Sequence& sequence) const {
+    const uint64_t largest = largest_pool();
+    return sequence.admitted_at != 0 && largest != 0 && rows_max(sequence) > largest;
+}
+
+// Those that were set aside, when there is a route for them, or none at all any more.
+void Router::bring_back(TimeUs now) {
+    const std::deque<SequenceId> waiting = set_aside_;
+    for (size_t i = waiting.size(); i-- > 0;) {
+        const auto found = sequences_.find(waiting[i]);
+        if (found == sequences_.end()) continue;  // another choice of its request has failed
+        Sequence& sequence = *found->second;
+        if (!waits_for_larger(sequence)) {
+            std::erase(set_aside_, sequence.id);
+            queue_.push_front({sequence.id, sequence.client, sequence.parameters.priority, 0});
+        } else if (now >= sequence.queued_at + config_.route_wait_us) {
+            fail(sequence, {ErrorCode::kNoRoute,
+                            "no route with room for " + std::to_string(rows_max(sequence)) +
+                                " positions came up while the request waited, with " +
+                                std::to_string(committed(*sequence.request)) +
+                                " tokens committed"});
+        }
+    }
+}
+
 uint32_t Router::sequences_max(const Route& route) const {
     const uint32_t wanted = config_.max_sequences > 0 ? config_.max_sequences
                                                       : 4 * config_.max_batch_size;
@@ -64,11 +109,7 @@ uint32_t Router::sequences_max(const Route& route) const {
 // Of the routes with a place, the one on which the sequence is predicted to start first. One whose
 // pool it fits less than another's is none of them, or its answer would be cut short there.
 const Route* Router::choose_route(const Sequence& sequence) const {
-    uint64_t largest = 0;
-    for (const auto& [generation, route] : cluster_.routes())
-        if (cluster_.takes_new(route)) largest = std::max(largest, pool_rows(route));
-    const uint64_t rows =
-        std::min(largest, uint64_t{sequence.prompt_count} + sequence.tokens_max);
+    const uint64_t rows = std::min(largest_pool(), rows_max(sequence));
     const Route* best = nullptr;
     double best_us = 0;
     for (const auto& [generation, route] : cluster_.routes()) {
@@ -111,8 +152,7 @@ std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& seque
 // The request was checked against the routes of its arrival; this one's pool may be smaller.
 Status Router::fit_to_route(Sequence& sequence, const Route& route) const {
     const uint64_t held = pool_rows(route);
-    const uint64_t rows = uint64_t{sequence.prompt_count} + sequence.tokens_max;
-    if (rows <= held) return Ok{};
+    if (rows_max(sequence) <= held) return Ok{};
     const uint64_t answer = sequence.tokens_max > 0 ? sequence.committed() + 1 : 0;
     if (sequence.prompt_count + answer > held) {
         return Error{ErrorCode::kPromptTooLong,
@@ -127,8 +167,8 @@ Status Router::fit_to_route(Sequence& sequence, const Route& route) const {
 // each that runs already is left to them, or the newcomer would only drive one of them out.
 bool Router::admit_one(Sequence& sequence, const Route& route, TimeUs now) {
     Lane& lane = lanes_.at(route.generation);
-    const uint64_t rows_max = uint64_t{sequence.prompt_count} + sequence.tokens_max;
-    const uint64_t rows = std::min(rows_max, sequence.ids.size() + config_.kv_headroom_tokens);
+    const uint64_t rows =
+        std::min(rows_max(sequence), sequence.ids.size() + config_.kv_headroom_tokens);
     const std::vector<BlockId> prefix = prefix_of(route, sequence);
     if (!route.kv->can_place(prefix, blocks_for(rows),
                              static_cast<uint32_t>(lane.sequences.size())))
@@ -292,7 +332,7 @@ void Router::expire(TimeUs now) {
             fail(sequence, {ErrorCode::kNoRoute,
                             "no complete set of workers came up while the request waited, with " +
                                 std::to_string(committed(*sequence.request)) +
-                                " tokens committed"});
+                                " tokens committed: " + cluster_.why_no_route()});
         } else {  // it waits for a place, not for workers
             set_timeout(sequence);
         }

@@ -11,6 +11,19 @@
 
 namespace chatloop {
 
+namespace {
+
+// Of a prompt and its answer: as many as the model has, or as the largest pool that there is. A
+// smaller one takes what fits it (choose_route).
+uint64_t positions_max(const Cluster& cluster, uint32_t context_length) {
+    uint64_t largest = 0;
+    for (const auto& [generation, route] : cluster.routes())
+        largest = std::max(largest, uint64_t{route.kv->block_count()} * kBlockRows);
+    return largest == 0 ? context_length : std::min<uint64_t>(context_length, largest);
+}
+
+}  // namespace
+
 // For clients that gave none.
 uint64_t Router::draw_seed() { return splitmix64(seed_state_); }
 
@@ -169,9 +182,7 @@ Status Router::prepare(Sequence& sequence) {
                 if (const Status known = in_vocabulary(id); !known) return known;
         }
     }
-    uint64_t context = config_.context_length;
-    for (const auto& [generation, route] : cluster_.routes())
-        context = std::min<uint64_t>(context, uint64_t{route.kv->block_count()} * kBlockRows);
+    const uint64_t context = positions_max(cluster_, config_.context_length);
     if (sequence.ids.size() + answer > context) {
         return Error{ErrorCode::kPromptTooLong,
                      "the prompt has " + std::to_string(sequence.prompt_count) +

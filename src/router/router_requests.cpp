@@ -163,6 +163,7 @@ void Router::forget(Sequence& sequence) {
         if (const auto lane = lanes->find(sequence.generation); lane != lanes->end())
             std::erase(lane->second.sequences, id);
     queue_.erase(id);
+    std::erase(set_aside_, id);
     settle_claim(id);
     if (sequence.admitted_at != 0) {  // it was charged for all that it might have generated
         const uint32_t asked = sequence.tokens_max;

@@ -34,6 +34,7 @@ wire::StatusReply Router::status() const {
     status.model = config_.model_name;
     status.fingerprint = fingerprint_;
     status.ready = ready();
+    status.no_route = cluster_.why_no_route();
     for (const auto& [incarnation, worker] : cluster_.workers())
         status.workers.push_back(worker_status(worker));
     for (const auto& [generation, route] : cluster_.routes())

@@ -1,4 +1,4 @@
-#include "crc.hpp"
+#include "chatloop/wire/crc.hpp"
 
 #include <isa-l/crc.h>
 

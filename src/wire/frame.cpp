@@ -4,7 +4,7 @@
 
 #include "chatloop/core/assert.hpp"
 #include "chatloop/core/limits.hpp"
-#include "crc.hpp"
+#include "chatloop/wire/crc.hpp"
 #include "header.hpp"
 
 namespace chatloop::wire {

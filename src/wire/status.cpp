@@ -185,8 +185,9 @@ RouteStatus read_route(Value value) {
 }  // namespace
 
 void write_status(Writer& writer, const StatusReply& m) {
-    writer.map(15).str("router").str(m.router).str("model").str(m.model);
+    writer.map(16).str("router").str(m.router).str("model").str(m.model);
     writer.str("fingerprint").str(m.fingerprint).str("ready").boolean(m.ready);
+    writer.str("no_route").sentence(m.no_route, kNoRouteBytesMax);
     writer.str("workers").array(m.workers.size());
     for (const WorkerStatus& worker : m.workers) write_worker(writer, worker);
     writer.str("routes").array(m.routes.size());
@@ -211,6 +212,7 @@ StatusReply read_status(Value value) {
     m.model = info.take("model").str(kNameBytesMax);
     m.fingerprint = read_fingerprint(info.take("fingerprint"));
     m.ready = info.take("ready").boolean();
+    m.no_route = info.take("no_route").str(kNoRouteBytesMax);
     Fields workers = info.take("workers").list(0, kWorkersMax);
     for (size_t i = 0; i < workers.count(); ++i)
         m.workers.push_back(read_worker(workers.next("worker")));

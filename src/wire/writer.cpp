@@ -3,7 +3,6 @@
 #include <bit>
 
 #include "chatloop/core/assert.hpp"
-#include "chatloop/core/limits.hpp"
 
 namespace chatloop::wire {
 namespace {
@@ -85,9 +84,9 @@ Writer& Writer::bin(std::string_view bytes) {
     return *this;
 }
 
-Writer& Writer::sentence(std::string_view text) {
-    if (text.size() <= kNameBytesMax) return str(text);
-    size_t end = kNameBytesMax;
+Writer& Writer::sentence(std::string_view text, size_t bytes_max) {
+    if (text.size() <= bytes_max) return str(text);
+    size_t end = bytes_max;
     while (end > 0 && is_continuation(text[end])) --end;
     return str(text.substr(0, end));
 }

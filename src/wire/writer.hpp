@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "chatloop/core/limits.hpp"
 #include "chatloop/wire/codec.hpp"
 
 namespace chatloop::wire {
@@ -28,9 +29,8 @@ public:
     Writer& f64(double value);
     Writer& str(std::string_view text);
     Writer& bin(std::string_view bytes);
-    // For sentences, whose length nobody checked before: cut to kNameBytesMax, between two
-    // characters.
-    Writer& sentence(std::string_view text);
+    // For sentences, whose length nobody checked before: cut between two characters.
+    Writer& sentence(std::string_view text, size_t bytes_max = kNameBytesMax);
     // Announces a bin whose `bytes` the caller appends.
     Writer& bin_header(size_t bytes);
     Writer& little_endian(uint32_t value);  // within such a bin

@@ -19,7 +19,7 @@ from chatloop.bench.metrics import percentile
 
 TIMEOUT_S = 600.0
 SUBMIT, PIECE, DONE, ERROR = 1, 66, 68, 69  # docs/protocol.md
-Requests = Sequence[dict[str, Any]]  # token_ids, max_tokens
+Requests = Sequence[dict[str, Any]]  # token_ids, max_tokens, maybe resumable
 Idle = Callable[[], None]
 
 
@@ -60,7 +60,9 @@ def connect(url: str, receive_bytes: int = 0) -> socket.socket:
 
 def completion(request: dict[str, Any]) -> bytes:
     body = json.dumps({"prompt": request["token_ids"], "max_tokens": request["max_tokens"],
-                       "stream": True, "stream_options": {"include_usage": True},
+                       "stream": True,
+                       "stream_options": {"include_usage": True,
+                                          "resumable": request.get("resumable", False)},
                        "temperature": 0, "ignore_eos": True, "cache_prompt": False}).encode()
     return post("/v1/completions", body)
 

@@ -7,13 +7,18 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import process_info
 from cluster import Cluster
-from process_info import cpu_s
 
 from serving import OurFront
 
 PROMPT_TOKENS = 100
 Row = dict[str, float]
+
+
+def prompt_of(number: int, stream: int) -> list[int]:
+    """Token ids that are others in every round."""
+    return [1000 + (7 * i + 131 * (stream + 100 * number)) % 20000 for i in range(PROMPT_TOKENS)]
 
 
 class Side:
@@ -26,17 +31,16 @@ class Side:
 
     def round(self, number: int, streams: int, max_tokens: int) -> Row:
         """All streams at once; the prompts are other ones in every round."""
-        requests = [{"token_ids": [1000 + (7 * i + 131 * (stream + 100 * number)) % 20000
-                                   for i in range(PROMPT_TOKENS)],
-                     "max_tokens": max_tokens, "ignore_eos": True} for stream in range(streams)]
-        before_s, began = self._cpu_s(), time.monotonic()
+        requests = [{"token_ids": prompt_of(number, stream), "max_tokens": max_tokens,
+                     "ignore_eos": True} for stream in range(streams)]
+        before_s, began = self.cpu_s(), time.monotonic()
         outcomes = self._front.closed_loop(requests, streams)
-        took_s, spent_s = time.monotonic() - began, self._cpu_s() - before_s
+        took_s, spent_s = time.monotonic() - began, self.cpu_s() - before_s
         tokens = sum(len(outcome.piece_s) for outcome in outcomes)
         return {"tokens/s": tokens / took_s, "CPU us/token": 1e6 * spent_s / tokens}
 
-    def _cpu_s(self) -> float:
-        return sum(cpu_s(pid) for pid in self.pids)
+    def cpu_s(self) -> float:
+        return sum(process_info.cpu_s(pid) for pid in self.pids)
 
 
 def take_turns(sides: Sequence[Side], rounds: int,

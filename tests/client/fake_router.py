@@ -82,6 +82,7 @@ class FakeRouter:
     def __init__(self, handler: Handler, *, incarnation: int = 7, port: int = 0) -> None:
         self.heard: list[list[Any]] = []
         self.mute = False
+        self.no_route = ""  # what STATUS says
         self.running: list[list[Any]] | None = None  # what PONG says of requests
         self.incarnation = incarnation
         self._handler = handler
@@ -179,7 +180,8 @@ class FakeRouter:
             running = [] if self.running is None else [self.running]
             answer = [1, PONG, body[1], self.incarnation, *running]
         elif body[0] == STATUS_QUERY:
-            answer = [1, STATUS, STATUS_INFO]
+            unready = {"ready": False, "no_route": self.no_route} if self.no_route else {}
+            answer = [1, STATUS, {**STATUS_INFO, **unready}]
         elif body[0] == TRACE_QUERY:
             answer = [1, TRACE, body[1], TRACE_INFO if body[1] == "known" else None]
         else:

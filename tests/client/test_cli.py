@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import chatloop as chatloop_package
 import pytest
 from chatloop import Client
 from fake_router import CANCEL, SUBMIT, WORDS, FakeRouter, silent_handler, word_handler
@@ -83,6 +85,76 @@ def test_generate_has_an_option_for_each_parameter() -> None:
         "logit_bias": {7: -1.5, 9: 2.0},
         "stop_token_ids": [3],
     }
+
+
+def _sent(*options: str) -> dict[str, Any]:
+    with FakeRouter(word_handler) as router:
+        ended = chatloop("generate", "hi", "--endpoint", router.endpoint, *options)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        [submit] = router.heard_of(SUBMIT)
+    sent: dict[str, Any] = submit[2]
+    return sent
+
+
+def test_generate_passes_a_constraint_on(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    assert _sent("--json-schema", str(schema))["json_schema"] == '{"type": "object"}'
+    assert _sent("--regex", "[0-9]+")["regex"] == "[0-9]+"
+    assert _sent("--choice", "yes", "--choice", "no")["choice"] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("options", [
+    ["--json-schema", "/no/such/file"], ["--regex", "a", "--choice", "b"], ["--top-p", "much"],
+    ["--unknown"],
+], ids=str)
+def test_what_the_command_line_cannot_mean_is_two(options: list[str]) -> None:
+    ended = chatloop("generate", "hi", *options)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ": error: " in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("module", "name"), [
+    ("chatloop", "chatloop"), ("chatloop.telemetry", "chatloop.telemetry"),
+])
+def test_the_version_is_the_file_s(module: str, name: str) -> None:
+    version = Path(chatloop_package.__file__).with_name("VERSION").read_text().strip()
+    ended = subprocess.run([sys.executable, "-m", module, "--version"], env=ENVIRONMENT,
+                           capture_output=True, text=True, timeout=15, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{name} {version}\n", "")
+
+
+def test_generate_says_why_there_is_no_route() -> None:
+    """On standard error, once for each reason, and the answer comes all the same."""
+
+    def handler(router: FakeRouter, message: list[Any]) -> None:
+        if message[0] == SUBMIT:
+            router.no_route = "layers 15-29 are missing\x1b"
+
+    with FakeRouter(handler) as router:
+        process = subprocess.Popen([*COMMAND, "generate", "hi", "--endpoint", router.endpoint],
+                                   env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True)
+        assert process.stdout is not None and process.stderr is not None
+        said = process.stderr.readline()
+        assert said == ("chatloop: waiting, there is no route: "
+                        "layers 15-29 are missing\\u001b\n")
+        router.no_route = "no sampler is there"
+        assert process.stderr.readline().endswith("no route: no sampler is there\n")
+        [submit] = router.heard_of(SUBMIT)
+        word_handler(router, submit)
+        out, rest = process.communicate(timeout=15)
+        assert (process.returncode, out, rest) == (0, "Paris is not Rome.\n", "")
+
+
+def test_status_and_top_say_why_there_is_no_route() -> None:
+    with FakeRouter(word_handler) as router:
+        router.no_route = "layers 15-29 are missing"
+        status = chatloop("status", "--endpoint", router.endpoint)
+        top = chatloop("top", "--once", "--interval", "0.1", "--endpoint", router.endpoint)
+    assert "ready        no\n" in status.stdout
+    assert "no_route     layers 15-29 are missing\n" in status.stdout
+    assert [line.rstrip() for line in top.stdout.splitlines()][1] == "layers 15-29 are missing"
 
 
 def test_several_choices_are_printed_one_below_the_other() -> None:

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "chatloop/wire/codec.hpp"
-#include "wire/crc.hpp"
+#include "chatloop/wire/crc.hpp"
 #include "wire/header.hpp"
 #include "wire/writer.hpp"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -26,6 +27,8 @@ READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0  # above the 30 s that a router gives its requests to finish
 POLL_S = 0.01
 LOG_LINES_SHOWN = 40
+# Tests and benches say where a page of metrics is to be; the actors' default are known ports.
+os.environ["CHATLOOP_METRICS_BIND"] = "off"
 
 
 def wait_until(ready: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -23,7 +23,10 @@ def stage_yaml(model: Path) -> str:
 
 @pytest.fixture
 def check(build, tmp_path):
-    """Runs an actor with --check over a file of this text; (exit code, stdout, stderr)."""
+    """Runs an actor with --check over a file of this text; (exit code, stdout, stderr). What the
+    tests' environment says of metrics would go before the file."""
+    inherited = {name: text for name, text in os.environ.items()
+                 if name != "CHATLOOP_METRICS_BIND"}
 
     def run(role: str, text: str | bytes, *options: object, **environment: str):
         file = tmp_path / f"{role}.yaml"
@@ -31,7 +34,7 @@ def check(build, tmp_path):
         command = [build / "actors" / ACTORS[role], "--config", file, "--check", *options]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
                               timeout=20, stdin=subprocess.DEVNULL,
-                              env={**os.environ, **environment})
+                              env={**inherited, **environment})
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -140,6 +143,98 @@ def test_an_address_that_is_none(refused, tiny_model):
     assert "nonsense" in refused("stage", stage_yaml(tiny_model), "--router", "nonsense")
     assert "host.local" in refused("router", f"model: {{path: {tiny_model}}}",
                                    "--front", "tcp://host.local:7101")
+
+
+ROUTER_ADDRESSES = ("bus: {ctrl: 'tcp://127.0.0.1:7400', front: 'tcp://127.0.0.1:7401', "
+                    "result: 'tcp://127.0.0.1:7402'}\n")
+HOST_OF_NOBODY = "192.0.2.77"  # of documentation (RFC 5737)
+
+
+@pytest.mark.parametrize("lines, hint", [
+    ("http: {bind: 'host.local:80'}", "router.yaml:3: http.bind: 'host.local:80' is not"),
+    ("http: {bind: '127.0.0.1'}", "router.yaml:3: http.bind: '127.0.0.1' is not ADDRESS:PORT"),
+    ("http: {bind: '127.0.0.1:70000'}", "router.yaml:3: http.bind: "),
+    ("metrics: {bind: ':9091'}", "router.yaml:3: metrics.bind: ':9091' is not ADDRESS:PORT"),
+    ("observability: {exporter: '127.0.0.1:7103'}", "router.yaml:3: observability.exporter: "),
+    ("observability: {otel_endpoint: 'jaeger:4317'}",
+     "router.yaml:3: observability.otel_endpoint: 'jaeger:4317' is no URL"),
+    ("http: {bind: '127.0.0.1:7401'}",
+     "router.yaml:3: http.bind: 127.0.0.1:7401 is the address of router.yaml:2: bus.front, too"),
+    ("metrics: {bind: '0.0.0.0:7400'}", "router.yaml:3: metrics.bind: 0.0.0.0:7400 is the address "
+     "of router.yaml:2: bus.ctrl, too"),
+    ("http: {bind: '[::]:7402'}", "is the address of router.yaml:2: bus.result, too"),
+    (f"http: {{bind: '{HOST_OF_NOBODY}:8080'}}",
+     f"router.yaml:3: http.bind: {HOST_OF_NOBODY}:8080 is no address of this host"),
+    ("http: {bind: '[2001:db8::7]:8080'}", "is no address of this host"),
+    ("http: {bind: '127.0.0.1:8080', api_keys_file: /no/such/keys}",
+     "router.yaml:3: http.api_keys_file: /no/such/keys: no file with a key a line"),
+], ids=str)
+def test_a_router_s_addresses_are_checked(refused, tiny_model, lines, hint):
+    said = refused("router", f"model: {{path: {tiny_model}}}\n{ROUTER_ADDRESSES}{lines}\n")
+    assert hint in said.replace(said.split()[1].rpartition("/")[0] + "/", "")
+
+
+@pytest.mark.parametrize("lines, hint", [
+    ("bus: {listen: 'tcp://a.b:1'}", "stage.yaml:3: bus.listen: endpoint 'tcp://a.b:1' is neither"),
+    ("bus: {listen: 'tcp://127.0.0.1:99999'}", "stage.yaml:3: bus.listen: "),
+    ("bus: {listen: 'tcp://127.0.0.1:7300', routers: [tcp://router:7100]}",
+     "stage.yaml:3: bus.routers: endpoint 'tcp://router:7100' is neither"),
+    ("bus: {listen: 'tcp://127.0.0.1:7300', routers: ['tcp://127.0.0.1:*']}", "bus.routers: "),
+    ("bus: {listen: 'tcp://127.0.0.1:7300'}\nmetrics: {bind: '127.0.0.1:7300'}",
+     "stage.yaml:4: metrics.bind: 127.0.0.1:7300 is the address of stage.yaml:3: bus.listen, too"),
+    (f"bus: {{listen: 'tcp://{HOST_OF_NOBODY}:7300'}}",
+     f"stage.yaml:3: bus.listen: tcp://{HOST_OF_NOBODY}:7300 is no address of this host"),
+], ids=str)
+def test_a_stage_s_addresses_are_checked(refused, tiny_model, lines, hint):
+    said = refused("stage", f"model: {{path: {tiny_model}, partition: 0}}\n"
+                            f"worker: {{worker_id: s}}\n{lines}\n")
+    assert hint in said.replace(said.split()[1].rpartition("/")[0] + "/", "")
+
+
+def test_a_hosted_router_s_addresses_are_checked_with_the_stage_s(refused, tiny_model, tmp_path):
+    router = tmp_path / "hosted.yaml"
+    router.write_text(ROUTER_ADDRESSES)
+    text = stage_yaml(tiny_model).replace("worker_id: s", f"worker_id: s, with_router: {router}")
+    text = text.replace(ANY_PORT, "tcp://127.0.0.1:7401")
+    said = refused("stage", text)
+    assert "hosted.yaml:1: bus.front: tcp://127.0.0.1:7401 is the address of " in said
+    assert "stage.yaml:3: bus.listen, too" in said
+    text = stage_yaml(tiny_model).replace("worker_id: s", "worker_id: s, with_router: /no/such")
+    assert "stage.yaml:2: worker.with_router: /no/such: there is no such file" in refused(
+        "stage", text)
+
+
+def test_addresses_that_are_fine(check, tiny_model):
+    """Any port may be given often; 127.0.0.2 is this machine, though no interface lists it."""
+    lines = ("bus: {ctrl: 'tcp://127.0.0.1:*', front: 'tcp://*:*', result: 'tcp://127.0.0.2:*'}\n"
+             "http: {bind: '[::1]:0'}\nmetrics: {bind: 'http://127.0.0.2:7400'}\n"
+             "observability: {otel_endpoint: 'grpc://jaeger.elsewhere:4317'}\n")
+    code, out, said = check("router", f"model: {{path: {tiny_model}}}\n{lines}")
+    assert (code, said) == (0, "") and "all is well" in out
+
+
+@pytest.mark.parametrize("role, line, key", [
+    ("router", "model: {path: /no/such}", "router.yaml:1: model.path"),
+    ("stage", "model: {path: /no/such, partition: 0}", "stage.yaml:1: model.path"),
+    ("stage", "model: {path: /dev/null, partition: 0}", "stage.yaml:1: model.path"),
+    ("sampler", "worker: {weights_path: /no/such/file}", "sampler.yaml:1: worker.weights_path"),
+    ("stage", "model: {path: TINY, partition: 7}", "stage.yaml:1: model.partition: must lie in"),
+    ("stage", "worker: {weights_path: TINY/x}", "stage.yaml:1: worker.weights_path: x is no"),
+    ("sampler", "worker: {weights_path: TINY/x}", "sampler.yaml:1: worker.weights_path: a sampler"),
+], ids=str)
+def test_paths_that_lead_nowhere(refused, tiny_model, role, line, key):
+    rest = "" if role == "router" else f"bus: {{listen: '{ANY_PORT}'}}\n"
+    said = refused(role, f"{line}\n{rest}".replace("TINY", str(tiny_model)),
+                   *([] if role == "router" else ["--name", "s"]))
+    assert key in said.replace(said.split()[1].rpartition("/")[0] + "/", "")
+
+
+@pytest.mark.parametrize("program", [*ACTORS.values(), "chatloop-cpud"])
+def test_the_version(build, program):
+    done = subprocess.run([build / "actors" / program, "--version"], capture_output=True,
+                          text=True, timeout=20, stdin=subprocess.DEVNULL, check=True)
+    version = (ROOT / "python/chatloop/VERSION").read_text().strip()
+    assert (done.stdout, done.stderr) == (f"{program} {version}\n", "")
 
 
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:7999", "tcp://*:7999"])

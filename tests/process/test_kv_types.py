@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import re
+
 import pytest
 from answers import Answer, ask_cpud, of_generation
 from chatloop import protocol
@@ -74,7 +76,10 @@ def test_stages_that_differ_form_no_route(build, smollm2, tmp_path):
         client = cluster.client()
         wait_until(lambda: client.status()["workers"], 20, "the other stage is there")
         assert [w["name"] for w in client.status()["workers"]] == ["stage-0"]
-        assert not client.status()["ready"]
+        status = client.status()
+        assert not status["ready"]
+        assert re.match(r"layers \d+-29 are missing; no sampler is there; odd was refused: its KV "
+                        "cache is int8, the router serves f16", status["no_route"])
         del cluster.processes["odd"]
         cluster.start_worker("even", "chatloop-stage", "--partition", 1, "--with-sampler")
         cluster.wait_ready()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -154,42 +156,39 @@ def test_scrapes_all_the_time_do_not_disturb(observed):
     assert len(threads) == 3
 
 
-def documented(section: str) -> set[str]:
-    """The names in the first columns of a section's tables."""
-    text = (ROOT / "docs" / "observability.md").read_text()
-    part = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
-    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+def test_actors_that_are_not_told_find_a_port_from_9091_on(build, tiny_model, tmp_path,
+                                                           monkeypatch):
+    monkeypatch.delenv("CHATLOOP_METRICS_BIND")
+    with Cluster(build, tiny_model, tmp_path / "apart", own_sampler=True) as cluster:
+        urls = {name: url_of(cluster, name) for name in cluster.processes}
+        assert len(set(urls.values())) == 4
+        for name, url in urls.items():
+            assert url.startswith("http://127.0.0.1:")
+            assert 9091 <= int(url.rpartition(":")[2]) < 9091 + 64
+            page = scrape(url)
+            if name != "router":
+                assert page.labels("worker_ready", "worker_id") == {name}
+        assert cluster.endpoints["metrics"] == urls["router"]
+        cluster.stop()
+    with Cluster(build, tiny_model, tmp_path / "hosted", hosted_router=True) as cluster:
+        page = scrape(url_of(cluster, "stage-0"))  # one for both
+        assert "metrics" not in cluster.endpoints
+        assert {"worker_ready", "coordinator_ready"} <= set(page.types)
+        cluster.stop()
 
 
-def test_the_documentation_lists_every_metric_and_no_other(observed):
-    url = url_of(observed, "router")
-    names = set()
-    try:
-        observed.client().generate(token_ids=[99999], max_tokens=1)  # errors have a name, too
-    except ChatLoopError:
-        pass
-    time.sleep(PAGE_AGE_S)
-    for worker in ("stage-0", "sampler"):
-        names |= set(scrape(url_of(observed, worker)).types)
-    names |= set(scrape(url).types)
-    # These are there in some states only: with a collector, or with a worker that is gone.
-    sometimes = {"coordinator_traces_sent_total", "coordinator_traces_dropped_total",
-                 "coordinator_unhealthy_workers"}
-    assert documented("Metrics") == names | sometimes
-
-
-def test_the_documentation_lists_every_log_target_and_span(observed):
-    client = observed.client()
-    client.generate(request_id="spans", token_ids=[2, 3], max_tokens=8, ignore_eos=True)
-    spans = {re.sub(r"stage \d+", "stage N", span[0]) for span in client.trace("spans")["spans"]}
-    assert {"request", "tokenization", "queue", "prefill", "decode", "sampling"} <= spans
-    assert spans <= documented("Traces")
-    targets = set()
-    for process in observed.processes.values():
-        targets |= {json.loads(line)["target"] for line in process.log.read_text().splitlines()}
-    assert {"chatloop_router::requests", "chatloop_router::cluster"} <= targets
-    assert targets <= documented("Logs")
+def test_no_page_where_it_is_off_or_no_port_is_free(build, tiny_model, tmp_path):
+    with socket.socket() as taker:
+        with contextlib.suppress(OSError):  # then another has it, which is as good
+            taker.bind(("127.0.0.1", 65535))
+            taker.listen()
+        with Cluster(build, tiny_model, tmp_path, router=["--metrics", "off"],
+                     stage=["--metrics", "127.0.0.1:65535+"]) as cluster:
+            assert "metrics" not in "\n".join(cluster.processes["router"].messages())
+            [said] = [m for m in cluster.processes["stage-0"].messages() if "metrics" in m]
+            assert said.startswith("no /metrics: http 127.0.0.1:65535+: ")
+            assert cluster.client().generate(token_ids=[2], max_tokens=2).finish_reason
+            cluster.stop()
 
 
 @pytest.mark.long

@@ -57,8 +57,13 @@ def test_every_folder_of_configurations_is_known():
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_committed_configurations_are_valid(build, tiny, tmp_path, name):
+    """On hosts that have their addresses: --check asks for those, too."""
     roles = roles_of(CONFIGS / name)
-    said = run(ROOT / "scripts/launch_node.sh", CONFIGS / name, *roles, "--check", "--run",
+    here = tmp_path / name
+    here.mkdir()
+    for file in (CONFIGS / name).glob("*.yaml"):
+        (here / file.name).write_text(file.read_text().replace("192.0.2.", "127.0.0."))
+    said = run(ROOT / "scripts/launch_node.sh", here, *roles, "--check", "--run",
                tmp_path / "run", "--build", build, "--model", tiny[FOLDERS[name]])
     assert said.count(": all is well: ") == said.count("\n") == len(roles)
 

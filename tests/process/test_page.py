@@ -9,12 +9,14 @@ import json
 import os
 import re
 import shutil
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, wait_until
+from conftest import ROOT
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from scrape import fetch
 
@@ -105,12 +107,40 @@ def test_it_fits_every_screen_without_an_error(visit, served, size, scheme):
 
 def test_it_is_small_and_may_load_nothing_else(served):
     origin = served.endpoints["http"]
-    names = sorted(os.listdir(Path(__file__).parents[2] / "web"))
+    names = sorted(os.listdir(ROOT / "web"))
     paths = ["/", *("/web/" + n for n in names if n.endswith((".js", ".css", ".svg")))]
     assert sum(len(fetch(origin, path).encode()) for path in paths) < PAGE_BYTES_MAX
     with urllib.request.urlopen(origin + "/") as response:
         policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+
+
+def test_a_browser_that_has_its_files_gets_none_again(served, visit):
+    origin = served.endpoints["http"]
+    with urllib.request.urlopen(origin + "/web/app.js") as response:
+        tag = response.headers["ETag"]
+    again = urllib.request.Request(origin + "/web/app.js", headers={"If-None-Match": tag})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(again)
+    assert refused.value.code == 304 and refused.value.read() == b""
+    assert refused.value.headers["ETag"] == tag
+    other = urllib.request.Request(origin + "/web/app.js", headers={"If-None-Match": '"x"'})
+    with urllib.request.urlopen(other) as response:
+        assert response.status == 200 and b"startChat" in response.read()
+    seen = visit()
+    expect(seen.page.locator("#health")).to_have_text("ready", timeout=SEEN_MS)
+    assert not any(address.endswith(".css") for address in seen.addresses)
+    seen.page.reload()
+    expect(seen.page.locator("#health")).to_have_text("ready", timeout=SEEN_MS)
+    assert seen.errors == []
+
+
+def test_the_modules_are_asked_for_together(served):
+    """None is found only when another has arrived."""
+    modules = {n for n in os.listdir(ROOT / "web") if n.endswith(".js")} - {"app.js"}
+    named = re.findall(r'rel="modulepreload" href="/web/([\w.]+)"', fetch(served.endpoints["http"],
+                                                                        "/"))
+    assert sorted(named) == sorted(modules)
 
 
 def test_status_json_is_status(served):
@@ -144,11 +174,13 @@ def test_a_killed_stage_is_seen_and_its_return(build, tiny_model, tmp_path, visi
         cluster.processes["stage-1"].kill()
         expect(page.locator(".box.gone .title")).to_contain_text("stage-1", timeout=SEEN_MS)
         expect(page.locator("#health")).to_have_text("no route", timeout=SEEN_MS)
+        expect(page.locator("#no-route")).to_contain_text("layers 2-3 are missing")
         expect(page.locator("#events li.warn").first).to_be_visible()
         picture(page, "killed")
         cluster.restart("stage-1")
         expect(page.locator("#health")).to_have_text("ready", timeout=SEEN_MS)
         expect(page.locator(".box.gone")).to_have_count(0, timeout=SEEN_MS)
+        expect(page.locator("#no-route")).to_be_empty()
         picture(page, "back")
         assert seen.errors == []
         cluster.stop()

@@ -26,6 +26,24 @@ exit 64
 """
 
 
+# Says where its front is, and answers STATUS there.
+ANSWERING_ROUTER = """#!{python}
+import json, os, signal, sys, msgpack, zmq
+if "--check" in sys.argv:
+    sys.exit()
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+front = zmq.Context().socket(zmq.ROUTER)
+front.bind("tcp://127.0.0.1:*")
+address = front.getsockopt_string(zmq.LAST_ENDPOINT)
+print(json.dumps({"message": f"listening: ctrl tcp://127.0.0.1:1, front {address}, result x"}),
+      flush=True)
+while True:
+    peer, body = front.recv_multipart()
+    if msgpack.unpackb(body)[1] == 5:
+        front.send_multipart([peer, msgpack.packb([1, 71, INFO])])
+"""
+
+
 class Node:
     def __init__(self, folder):
         self.folder = folder
@@ -142,6 +160,36 @@ def test_one_that_is_not_up_in_time_is_named_and_goes_on(node):
     assert done.returncode == 1
     assert "not up after 1 s: stage-0\n" in done.stderr and "scripts/stop.sh" in done.stderr
     assert len(processes_of(node.folder)) == 3
+
+
+def answering(why: str) -> str:
+    info = {"router": "router", "model": "m", "ready": not why, "no_route": why, "workers": []}
+    return ANSWERING_ROUTER.replace("INFO", repr(info))
+
+
+def test_a_whole_cluster_without_a_route_says_why_and_goes_on(node):
+    node.write_actor("router", answering("layers 15-29 are missing"))
+    done = node.launch("router", "stage-0", "stage-1", "sampler")
+    assert done.returncode == 1
+    assert done.stdout.count(" pid ") == 4
+    cause, cure = done.stderr.splitlines()
+    assert cause == "no request can be answered, there is no route: layers 15-29 are missing"
+    assert str(node.config) in cure and "scripts/stop.sh" in cure
+    assert len(processes_of(node.folder)) == 5
+
+
+def test_a_part_of_a_cluster_without_a_route_says_what_others_are_to_bring(node):
+    node.write_actor("router", answering("no sampler is there"))
+    done = node.launch("router", "stage-0", "stage-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "no route yet: no sampler is there"
+
+
+def test_a_cluster_with_a_route_says_nothing_of_it(node):
+    node.write_actor("router", answering(""))
+    done = node.launch("router", "stage-0", "stage-1", "sampler")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == done.stdout.count(" pid ") == 4
 
 
 def test_a_log_level_that_hides_the_line_is_not_waited_for(node):

@@ -134,7 +134,7 @@ wire::Hello WorkerProcess::hello() const {
     hello.fingerprint = place_.is_stage ? cluster.fingerprint : cluster.sampler_fingerprint;
     hello.self_test = cluster.self_test;
     hello.kernels = "reference";
-    hello.share = setting_.share;
+    hello.share = place_.share;
     if (place_.is_stage) {
         hello.roles |= wire::kRoleStage;
         hello.kv_cache_dtype = cluster.kv_cache_dtype;
@@ -154,10 +154,10 @@ void WorkerProcess::power_on() {
     const auto shares = static_cast<uint32_t>(setting_.routers.size());
     if (place_.is_stage) {
         compute_ = std::make_unique<HashStage>(place_.stage, place_.stage == 0,
-                                               shares * setting_.share.blocks, setting_.mistake);
-        compute_->scramble(random_.next(), 0, shares * setting_.share.blocks);
+                                               shares * place_.share.blocks, setting_.mistake);
+        compute_->scramble(random_.next(), 0, shares * place_.share.blocks);
         StageConfig stage;
-        stage.share = setting_.share;
+        stage.share = place_.share;
         stage.shares = shares;
         stage.vocab = kVocab;
         stage.blocks_per_slot = setting_.blocks_per_slot;
@@ -213,7 +213,7 @@ TimeUs WorkerProcess::next_timer() const {
 
 void WorkerProcess::after_turn() {
     for (size_t share = 0; share < setting_.routers.size(); ++share)
-        if (worker_->frames_held(share) > setting_.share.frames)
+        if (worker_->frames_held(share) > place_.share.frames)
             setting_.verdict.broken(name() + " holds more frames than its share");
     if (!worker_->rejection()) return;
     setting_.say(name(), "ends: " + *worker_->rejection());

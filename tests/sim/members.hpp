@@ -30,7 +30,6 @@ struct Setting {
 
     RouterConfig router;                // of every router, but for its names and incarnation
     std::vector<std::string> routers;   // control endpoints
-    wire::Share share;                  // of each router on a worker
     uint32_t blocks_per_slot = 0;
     uint32_t stages = 0;
     Poison poison;
@@ -81,6 +80,7 @@ struct WorkerPlace {
     bool is_stage = false;
     bool is_sampler = false;
     uint32_t stage = 0;
+    wire::Share share;  // of each router
 
     // The same for all that can take each other's place.
     int role() const { return is_stage ? static_cast<int>(stage) : -1; }

@@ -243,9 +243,8 @@ void Nemesis::cut_edge() {
     block_for(b, a, kDataWire, us);
 }
 
-// Between a router and a first stage, or a last stage and a sampler, that has a replica. Around the
-// edge of two stages of which one has no replica no way is found yet (docs/reliability.md, "What is
-// not promised").
+// Of two workers, or of a router and the first stage or the sampler. Around it there is a way: an
+// end that is a worker has a replica.
 void Nemesis::cut_edge_for_good() {
     if (has_bad_edge_) return;
     WorkerProcess& a = any_worker();
@@ -257,13 +256,18 @@ void Nemesis::cut_edge_for_good() {
                    other->place().role() == of.place().role();
         });
     };
-    const bool is_edge = a.place().is_stage && a.place().stage + 1 == setting_.stages &&
-                         !a.place().is_sampler && !b.place().is_stage;
-    const bool is_first = b.place().is_stage && b.place().stage == 0;
-    if ((!is_edge && !is_first) || !has_replica(b)) return;
+    const uint32_t next = a.place().stage + 1;
+    const bool is_next = b.place().is_stage ? b.place().stage == next : setting_.stages == next;
+    const bool is_edge = a.place().is_stage && is_next && (has_replica(a) || has_replica(b));
+    const bool is_end = (b.place().is_stage && b.place().stage == 0) || b.place().is_sampler;
+    const bool is_of_router = is_end && has_replica(b) && !(is_edge && random_.one_in(2));
+    if (!is_edge && !is_of_router) return;
     has_bad_edge_ = true;
-    Process& from = is_first ? static_cast<Process&>(router) : a;
-    note("an edge is cut for good: " + from.name() + " and " + b.name());
+    Process& from = is_of_router ? static_cast<Process&>(router) : a;
+    const char* what = is_of_router        ? "an edge of a router is cut for good: "
+                       : b.place().is_stage ? "an edge of stages is cut for good: "
+                                            : "an edge of a sampler is cut for good: ";
+    note(what + from.name() + " and " + b.name());
     setting_.bus.block(from, b, kDataWire);
     setting_.bus.block(b, from, kDataWire);
 }

@@ -29,7 +29,7 @@ World::World(uint64_t seed, const WorldOptions& options)
       random_(seed),
       bus_(timeline_, random_),
       setting_{timeline_, random_, bus_, verdict_, coverage_, ledger_, options.trace,
-               options.mistake, {}, {}, {}, 0, 0, {}} {
+               options.mistake, {}, {}, 0, 0, {}} {
     configure();
     add_processes();
     add_requests();
@@ -70,10 +70,6 @@ void World::configure() {
     router.result_timeout_us = is_hasty ? 400 * kMillisecondUs : 3 * kSecondUs;
     router.client_silence_us = kClientSilenceUs;
     router.drain_timeout_us = 20 * kSecondUs;
-    setting_.share.frames = 2 + random_.below(6);
-    setting_.share.bytes = uint64_t{1 + random_.below(6)} << 20;
-    setting_.share.slots = 1 + random_.below(6);
-    setting_.share.blocks = random_.one_in(2) ? kBlocks : kBlocksLeast + random_.below(4);
     setting_.blocks_per_slot = 8;
     setting_.routers = {"router-0"};
     if (random_.one_in(4)) setting_.routers.push_back("router-1");
@@ -82,23 +78,35 @@ void World::configure() {
     poisons_ = faults_planned_ > 0 && !only_stops_ && random_.one_in(12) ? 1 : 0;
 }
 
+wire::Share World::draw_share() {
+    wire::Share share;
+    share.frames = 2 + random_.below(6);
+    share.bytes = uint64_t{1 + random_.below(6)} << 20;
+    share.slots = 1 + random_.below(6);
+    share.blocks = random_.one_in(2) ? kBlocks : kBlocksLeast + random_.below(4);
+    return share;
+}
+
 void World::add_processes() {
     for (const std::string& name : setting_.routers)
         routers_.push_back(std::make_unique<RouterProcess>(setting_, name));
     const bool hosted = random_.one_in(2);
+    const bool is_even = !random_.one_in(4);  // else each worker has a share of its own
+    const wire::Share share = draw_share();
     const auto add = [&](WorkerPlace place, uint32_t replicas) {
         const std::string name = place.name;
         for (uint32_t i = 0; i < replicas; ++i) {
             place.name = place.member = name + static_cast<char>('a' + i);
+            place.share = is_even ? share : draw_share();
             workers_.push_back(std::make_unique<WorkerProcess>(setting_, place));
         }
     };
     for (uint32_t stage = 0; stage < setting_.stages; ++stage) {
         const bool with_sampler = hosted && stage + 1 == setting_.stages;
         const std::string name = "stage-" + std::to_string(stage);
-        add({name, {}, true, with_sampler, stage}, 1 + random_.below(2));
+        add({name, {}, true, with_sampler, stage, {}}, 1 + random_.below(2));
     }
-    if (!hosted) add({"sampler-", {}, false, true, 0}, 1 + random_.below(2));
+    if (!hosted) add({"sampler-", {}, false, true, 0, {}}, 1 + random_.below(2));
     for (const auto& router : routers_) router->start();
     for (const auto& worker : workers_) worker->start();
     if (faults_ && random_.one_in(4)) add_twin();

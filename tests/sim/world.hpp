@@ -36,6 +36,7 @@ public:
 
 private:
     void configure();
+    wire::Share draw_share();
     void add_processes();
     void add_twin();
     void add_requests();

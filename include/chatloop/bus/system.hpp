@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "chatloop/core/clock.hpp"
@@ -23,6 +24,9 @@ Result<std::vector<int>> numa_cpus(int node, const std::filesystem::path& root =
 // From now on this thread, and threads that it makes, take new memory from that node only.
 // kUnsupported when refused.
 Status bind_memory(int node);
+
+// Whether a socket of this machine can be bound to the address, IPv4 or IPv6 in digits.
+bool is_own_address(const std::string& host);
 
 // What the kernel sends when the parent dies. Not SIGTERM: for a parent with threads that is killed
 // it comes once for each of them, and a second SIGTERM is an order to end at once.

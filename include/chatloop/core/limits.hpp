@@ -40,6 +40,7 @@ inline constexpr uint32_t kGenerationsHeldMax = 64;     // installed generations
 inline constexpr size_t kControlBytesMax = 1u << 20;
 inline constexpr uint32_t kWorkersMax = 1024;           // and routes: each has a worker of its own
 inline constexpr uint32_t kNameBytesMax = 256;          // names, endpoints, reasons
+inline constexpr uint32_t kRefusalsKept = 8;            // of workers, until a route is up
 
 // Peers that send bytes that are no message (core/quarantine.hpp).
 inline constexpr uint32_t kMalformedMax = 128;          // of one peer within the window
@@ -77,6 +78,7 @@ inline constexpr uint32_t kBucketsMax = 64;             // of a histogram
 inline constexpr uint32_t kStatusRequestsMax = 64;      // that STATUS lists
 inline constexpr uint32_t kPongRequestsMax = 4096;      // that PONG lists; of more, none
 inline constexpr uint32_t kStatusEventsMax = 32;
+inline constexpr size_t kNoRouteBytesMax = 1024;        // why there is no route
 
 // Traces (router/trace.hpp).
 inline constexpr uint32_t kTracePhasesMax = 64;         // of one choice
@@ -98,6 +100,7 @@ inline constexpr int64_t kEgressStallUs = 900'000'000;  // without any progress
 inline constexpr unsigned kHttpConnectionsMax = 4096;
 inline constexpr unsigned kHttpPeerConnectionsMax = 2048;  // of one address; a proxy is one
 inline constexpr size_t kHttpHeaderBytesMax = 32u << 10;   // of one request
+inline constexpr uint16_t kHttpPortTriesMax = 64;          // of an address that ends in PORT+
 inline constexpr uint64_t kHttpBodyBytesMax = 8u << 20;
 inline constexpr uint64_t kHttpDiscardBytesMax = 32u << 20;  // of a body that was refused
 inline constexpr size_t kHttpBodiesBytesMax = 64u << 20;   // of all requests that are coming in
@@ -123,6 +126,10 @@ inline constexpr size_t kHttpSendBytes = 16u << 10;        // of a stream, at on
 inline constexpr size_t kHttpStreamsKeptMax = 4096;        // resumable ones, also those that ended
 inline constexpr size_t kHttpKeptBytesMax = 4u << 20;      // events that one of them keeps
 inline constexpr size_t kHttpKeptAllBytesMax = 64u << 20;  // and all of them
+inline constexpr uint64_t kJournalStreamBytesMax = 16u << 20;  // of one of them, on disk
+inline constexpr uint64_t kJournalBytesMax = 64u << 20;    // and of all: a start reads them
+inline constexpr uint32_t kTakenUpMax = 5;                 // times that one is taken up in vain
+inline constexpr size_t kResumesPerTick = 16;
 inline constexpr int64_t kHttpResumeUs = 60'000'000;       // one is kept without its client
 
 // Model files.

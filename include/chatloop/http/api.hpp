@@ -9,15 +9,18 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "chatloop/core/clock.hpp"
 #include "chatloop/http/ask.hpp"
 #include "chatloop/http/event_log.hpp"
+#include "chatloop/http/journal.hpp"
 #include "chatloop/http/reply.hpp"
 #include "chatloop/http/responder.hpp"
 #include "chatloop/http/site.hpp"
@@ -43,6 +46,7 @@ struct ApiConfig {
     // Names that nobody can guess, of resumable streams.
     std::function<std::string()> stream_key;
     TimeUs client_silence_us = 30 * kSecondUs;  // of the router; kNever: none
+    Journal* journal = nullptr;  // of resumable streams; null: they end with the process
 };
 
 class Api {
@@ -52,17 +56,36 @@ public:
     // Adds its paths.
     void serve(Site& site);
 
+    // Makes a stream of the process before this one again; what has not ended goes on with the
+    // ticks. Nothing: the bytes are no journal.
+    struct Restored {
+        std::string key;        // empty: there is no room for it now
+        size_t bytes = 0;       // that were of use: the rest is to be cut off
+        bool has_ended = false;  // nothing will be appended
+    };
+    std::optional<Restored> restore(wire::ByteView journal);
+
     void on_router(const wire::RouterBody& message, TimeUs now);
     void on_gone(ExchangeId id, TimeUs now);
     void on_tick(TimeUs now);
     TimeUs next_timer() const;
     size_t running() const { return jobs_.size(); }
+    size_t journaled() const;  // streams that a restarted router would know
 
 private:
+    // What has come of a choice: a router that takes up an answer may say some of it again.
+    struct Heard {
+        uint32_t tokens = 0;
+        uint64_t text_bytes = 0;
+        bool ended = false;
+    };
     // One prompt of a request: a request of the router's.
     struct Part {
         std::string request_id;
+        bool accepted = false;
         bool ended = false;
+        size_t prompt_entries = 0;  // log-probabilities of the prompt that have come
+        std::vector<Heard> heard;   // n
         std::vector<uint32_t> prompt_ids;
         uint64_t seed = 0;
         std::vector<Choice> choices;  // n; of a stream only what the next event needs
@@ -70,6 +93,7 @@ private:
         Usage usage;
     };
     static constexpr ExchangeId kNobody = 0;
+    static constexpr ExchangeId kRestored = ExchangeId{1} << 63;  // more than a server ever had
     // A resumable one, from the acceptance of its request until nobody asked for it for a while.
     struct Stream {
         Stream(std::string name, size_t choices, size_t& all_bytes)
@@ -80,6 +104,10 @@ private:
         ExchangeId job = kNobody;       // of jobs_, until the answer has ended
         ExchangeId exchange = kNobody;  // that reads it
         TimeUs until = kNever;          // it is kept without one
+        bool has_file = false;          // in the journal
+        bool kept = false;              // there, up to now
+        bool restored = false;          // from there
+        bool noted = false;             // there, that it is taken up
     };
     struct Job {
         ExchangeId exchange = 0;     // that asked
@@ -90,6 +118,8 @@ private:
         std::vector<Part> parts;
         bool streams = false;        // its head has been sent
         Stream* stream = nullptr;    // if it is resumable; of streams_
+        std::unique_ptr<wire::Resume> resume;  // of a restored one, until the router accepts it
+        uint32_t taken_up = 0;       // times, without a message since
         size_t held_bytes = 0;       // of an answer that is not streamed
         TimeUs wrote_at = 0;
     };
@@ -108,6 +138,7 @@ private:
     std::optional<Problem> refuse(Ask& ask) const;
     Status constrain_calls(Ask& ask) const;
     void submit(Job& job, TimeUs now);
+    void make_part(Job& job, size_t index, bool has_tools);
     Job* find(const std::string& request_id, Part** part);
     void on_accepted(const wire::Accepted& accepted, TimeUs now);
     void on_prompt_piece(const wire::PromptPiece& piece, TimeUs now);
@@ -128,16 +159,27 @@ private:
     void forget(Job& job);
 
     void serve_streams(Site& site);
-    void start_stream(Job& job, TimeUs now);
+    bool start_stream(Job& job, const wire::Accepted& accepted, TimeUs now);
+    Stream& open_stream(Job& job, const std::string& key);
     void write(Job& job, std::string_view bytes, TimeUs now);
     void send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now);
     void end_stream(Job& job, TimeUs now);
     void detach(Stream& stream, TimeUs now);
+    Response not_here(const Request& request) const;
     Stream* find_stream(const Request& request);
     std::optional<Response> on_reconnect(ExchangeId id, const Request& request, TimeUs now);
     Response on_delete(const Request& request, TimeUs now);
     void drop(Stream& stream, TimeUs now);
     void expire_streams(TimeUs now);
+
+    Status begin_journal(const Job& job, const std::string& key, const wire::Accepted& accepted);
+    void keep(const std::string& request_id, const wire::RouterBody& message);
+    bool puts_off(const wire::Failure& failure, TimeUs now);
+    void suspend(Job& job);
+    void settle_restored(TimeUs now);
+    void resume_one(Job& job, TimeUs now);
+    void say(const wire::RouterBody& message, TimeUs now);
+    void resume_put_off(TimeUs now);
 
     ApiConfig config_;
     Responder& responder_;
@@ -154,6 +196,11 @@ private:
     size_t kept_bytes_ = 0;  // of all streams' logs
     std::map<std::string, Stream> streams_;
     std::map<ExchangeId, std::string> attached_;  // exchanges that read a stream, and which
+    ExchangeId last_restored_ = kRestored;  // stands for the exchange that began a restored job
+    std::deque<ExchangeId> put_off_;        // restored jobs that the router is to hear of
+    TimeUs resume_at_ = 0;                  // not before
+    bool has_settled_ = false;              // restored streams have the time of their expiry
+    std::set<std::string> suspended_;       // streams that are left to the next process
     TimeUs pinged_at_ = 0;
     TimeUs looked_at_ = 0;
 };

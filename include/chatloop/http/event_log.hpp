@@ -41,7 +41,8 @@ public:
     // "data: ..." with its id before it, as it is sent. Beyond the bounds the oldest are dropped.
     std::string add(uint32_t choice, const std::string& event);
 
-    // Whether a client that has seen so much can be given the rest.
+    // Whether a client that has seen so much can be given the rest; kDropped if not, also where it
+    // is ahead in another choice.
     enum class Reach : uint8_t { kKept, kDropped, kAhead };
     Reach reach(const std::vector<Place>& seen) const;
     // All events behind `seen`, which is kKept.

@@ -23,6 +23,7 @@
 #include "chatloop/core/quarantine.hpp"
 #include "chatloop/router/credit.hpp"
 #include "chatloop/router/kv_blocks.hpp"
+#include "chatloop/router/no_route.hpp"
 #include "chatloop/wire/codec.hpp"
 
 namespace chatloop {
@@ -44,6 +45,7 @@ struct ClusterConfig {
     uint32_t heartbeat_interval_ms = 200;
     uint32_t failure_threshold = 4;  // intervals of silence until a worker is taken for dead
     TimeUs install_timeout_us = 10 * kSecondUs;
+    TimeUs link_timeout_us = 3 * kSecondUs;  // of our link to stage 0, as of a worker's to the next
     BlockHash block_hash = hash_block;  // tests have one that collides
 };
 
@@ -136,6 +138,7 @@ public:
         virtual void on_kv_lost(Generation generation, const std::string& why, TimeUs now) = 0;
         virtual void on_quarantine(const std::string& peer) = 0;
         virtual void on_worker_event(const WorkerPeer& worker, const std::string& what) = 0;
+        virtual void on_worker_refused(const RefusedWorker& worker) = 0;
         virtual void on_worker_died(Incarnation incarnation, TimeUs now) = 0;
         // Of a route that is down: how far a hop had come when it was fenced.
         virtual void on_last_report(Incarnation worker, const wire::RouteReport& report) = 0;
@@ -172,6 +175,8 @@ public:
     void credit(Route& route, uint64_t bytes);  // by its RESULT
 
     void stop_forming() { forming_ = false; }
+    // Why no route takes requests; empty when one does.
+    std::string why_no_route() const;
     // Nobody is there who could compute, or is expected back within a moment.
     bool is_deserted() const;
     // Every worker that is still there has acknowledged its last FENCE: nobody waits for this
@@ -206,6 +211,8 @@ private:
     void drop_claim(const std::string& peer);
 
     std::string mismatch(const wire::Hello& hello) const;
+    void note_refused(const std::string& name, const std::string& reason, TimeUs now);
+    std::string hindrance(const WorkerPeer& worker) const;
     void on_ready(WorkerPeer& worker, Generation generation, TimeUs now);
     void on_heartbeat(WorkerPeer& worker, const wire::WorkerHeartbeat& beat, TimeUs now);
     void on_fenced(WorkerPeer& worker, Generation through, TimeUs now);
@@ -261,6 +268,8 @@ private:
     std::deque<Incarnation> replaced_;  // never accepted again, the oldest first
     std::deque<std::pair<std::string, Incarnation>> lost_;  // may come back until replaced
     std::map<std::string, Claim> claims_;                   // by a name that is in use
+    std::deque<RefusedWorker> refused_;  // since a route came up, the latest kRefusalsKept
+    TimeUs refusal_told_at_ = -kSecondUs;
     std::map<Generation, Route> routes_;
     std::map<Generation, Remains> remains_;
     std::map<std::string, Record> records_;  // by a worker's name

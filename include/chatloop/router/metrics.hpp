@@ -23,6 +23,17 @@ struct WorkerTimes {
     uint64_t rows = 0;
 };
 
+// What only the owner of the sockets sees, for STATUS.
+struct SocketCounters {
+    uint64_t front_malformed = 0;  // messages of a wrong number of parts
+    uint64_t ctrl_malformed = 0;
+    uint64_t result_malformed = 0;
+    uint64_t backlog_drops = 0;  // clients for which too much or too long waited
+    uint64_t backlog_messages_dropped = 0;
+    uint64_t backlog_bytes = 0;  // now
+    uint64_t sends_blocked = 0;  // frames and control that met a full queue
+};
+
 struct RouterMetrics {
     Histogram request_s{kRequestBoundsS};     // from arrival to DONE or ERROR, of accepted requests
     uint64_t requests_routed = 0;             // sequences that got a place on a route, each time

@@ -94,17 +94,6 @@ struct RouterHistograms {
     Histogram decode_rows{kRowsBounds};          // of frames with decode rows
 };
 
-// What only the owner of the sockets sees, for STATUS.
-struct SocketCounters {
-    uint64_t front_malformed = 0;  // messages of a wrong number of parts
-    uint64_t ctrl_malformed = 0;
-    uint64_t result_malformed = 0;
-    uint64_t backlog_drops = 0;  // clients for which too much or too long waited
-    uint64_t backlog_messages_dropped = 0;
-    uint64_t backlog_bytes = 0;  // now
-    uint64_t sends_blocked = 0;  // frames and control that met a full queue
-};
-
 class Router final : private Cluster::Events {
 public:
     // A line for the log: level 'd', 'i' or 'w', the text, the request that it is about.
@@ -131,7 +120,7 @@ public:
 
     bool ready() const;
     size_t running() const { return by_admission_.size(); }
-    size_t waiting() const { return queue_.size() + text_jobs_.size(); }
+    size_t waiting() const { return queue_.size() + set_aside_.size() + text_jobs_.size(); }
     const RouterCounters& counters() const { return counters_; }
     const RouterHistograms& histograms() const { return histograms_; }
     const RouterMetrics& metrics() const { return metrics_; }
@@ -218,6 +207,9 @@ private:
     // Admission.
     void schedule(TimeUs now);
     void admit(TimeUs now);
+    uint64_t largest_pool() const;
+    bool waits_for_larger(const Sequence& sequence) const;
+    void bring_back(TimeUs now);
     const Route* choose_route(const Sequence& sequence) const;
     double queued_us(const Route& route, const Lane& lane, const Sequence& sequence) const;
     uint32_t sequences_max(const Route& route) const;
@@ -249,6 +241,7 @@ private:
     TimeUs overdue_at(const Route& route, const Lane& lane) const;
     void check_overdue(TimeUs now);
     void hand_over(TimeUs now);
+    bool fits_elsewhere(const Lane& lane) const;
     void note_accident(const Route& route, const Lane& lane, TimeUs now);
     void judge(TimeUs now);
     void suspect(const std::vector<ItemRows>& items);
@@ -336,6 +329,7 @@ private:
     void on_kv_lost(Generation generation, const std::string& why, TimeUs now) override;
     void on_quarantine(const std::string& peer) override;
     void on_worker_event(const WorkerPeer& worker, const std::string& what) override;
+    void on_worker_refused(const RefusedWorker& worker) override;
     void on_worker_died(Incarnation worker, TimeUs now) override;
     void on_last_report(Incarnation worker, const wire::RouteReport& report) override;
 
@@ -351,6 +345,7 @@ private:
     std::map<std::string, Client> clients_;
     std::deque<SequenceId> text_jobs_;
     AdmissionQueue queue_;
+    std::deque<SequenceId> set_aside_;  // begun, and longer than any pool that is there now
     std::optional<Claim> claim_;  // somebody gives way for it
     std::set<std::pair<TimeUs, SequenceId>> timeouts_;  // deadlines, and ends of waiting
     size_t constraint_bytes_ = 0;  // of the texts of all running requests' constraints
@@ -368,6 +363,7 @@ private:
     TimeUs peopled_at_ = 0;  // the last time that a worker was there
     bool finished_ = false;
     TimeUs without_route_since_ = 0;  // or later: the last time that a timeout saw one
+    NoRouteNotice no_route_notice_;
     RouterCounters counters_;
     Quarantine quarantine_;  // of clients
     RouterHistograms histograms_;

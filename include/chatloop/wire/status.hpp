@@ -90,6 +90,7 @@ struct StatusReply {
     std::string model;
     std::string fingerprint;
     bool ready = false;
+    std::string no_route;  // why not; empty when ready
     std::vector<WorkerStatus> workers;
     std::vector<RouteStatus> routes;
     uint32_t running = 0;

@@ -150,6 +150,7 @@ def header(now: Status, before: Status | None = None) -> dict[str, Any]:
         "router": now["router"],
         "model": now["model"],
         "ready": now["ready"],
+        "no_route": now.get("no_route", ""),
         "uptime_s": now["uptime_us"] / 1e6,
         "running": now["running"],
         "waiting": now["waiting"],

@@ -101,6 +101,8 @@ def _header_text(head: Mapping[str, Any]) -> RenderableType:
     ready = head["ready"]
     text.append("ready" if ready else "no route", style="bold green" if ready else "bold red")
     text.append(f"  up {duration(head['uptime_s'])}\n")
+    if head["no_route"]:
+        text.append(f"{printable(head['no_route'])}\n", style="bold red")
     text.append(
         f"{head['running']} running, {head['waiting']} waiting   "
         f"{number(head['tokens_per_s'])} tokens/s\n"

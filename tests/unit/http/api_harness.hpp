@@ -114,16 +114,27 @@ struct Harness {
         api.on_router(accepted, 0);
     }
     void piece(const std::string& request, uint32_t choice, const std::string& words) {
+        Said& said = said_[{request, choice}];
         wire::Piece piece;
         piece.request_id = request;
         piece.choice = choice;
+        piece.index = said.tokens++;
         piece.token_ids = {3};
         piece.text = words;
+        piece.text_offset = said.text_bytes;
+        said.text_bytes += words.size();
         api.on_router(piece, 0);
     }
     void done(const std::string& request, const std::string& reason, uint32_t tokens) {
         api.on_router(wire::Done{request, reason, {}, 2, 1, tokens, 0, 0, 0}, 0);
     }
+
+private:
+    struct Said {
+        uint32_t tokens = 0;
+        uint64_t text_bytes = 0;
+    };
+    std::map<std::pair<std::string, uint32_t>, Said> said_;  // of a request's choice
 };
 
 }  // namespace chatloop::http

@@ -23,6 +23,7 @@ TEST_CASE("ready: by frames that move, else by a canary") {
         CHECK_FALSE(site.on_request(id, request, now));
         wire::StatusReply status;
         status.ready = ready;
+        if (!ready) status.no_route = "layers 1-2 are missing";
         for (const TimeUs us : silent) {
             status.routes.push_back({1, true, {}, 0, {{"frames", 5}}});
             if (us != kNever)
@@ -32,6 +33,8 @@ TEST_CASE("ready: by frames that move, else by a canary") {
     };
     ask(1, 0, false, {});
     CHECK(responder.answers.at(1).head.status == 503);
+    CHECK(Json::parse(responder.answers.at(1).head.body)["why"] ==
+          "no complete set of workers is ready: layers 1-2 are missing");
     ask(2, kSecondUs, true, {20 * kSecondUs, 4 * kSecondUs});
     CHECK(responder.answers.at(2).head.status == 200);  // the second route answers
     // The first question after a long silence, and routes that have never answered.

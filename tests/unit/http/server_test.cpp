@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <set>
 
 #include "chatloop/core/limits.hpp"
 #include "loopback.hpp"
@@ -262,11 +263,36 @@ TEST_CASE("a server ends with requests waiting and streaming") {
 }
 
 TEST_CASE("addresses") {
-    for (const char* good : {"127.0.0.1:8080", "0.0.0.0:*", "[::1]:0"}) CHECK(check_address(good));
-    for (const char* bad : {"", "8080", "localhost:80", "127.0.0.1:", "127.0.0.1:70000", "::1:80"})
+    for (const char* good : {"127.0.0.1:8080", "0.0.0.0:*", "[::1]:0", "[::1]:9091+"})
+        CHECK(check_address(good));
+    for (const char* bad : {"", "8080", "localhost:80", "127.0.0.1:", "127.0.0.1:70000", "::1:80",
+                            "127.0.0.1:+", "127.0.0.1:0+", "127.0.0.1:*+", "127.0.0.1:80++"})
         CHECK_FALSE(check_address(bad));
     Loopback loopback;
     const auto second = Server::listen(loopback.server().address(), {}, 0);
     REQUIRE_FALSE(second);
     CHECK(second.error().code == ErrorCode::kPortInUse);
+}
+
+// Others of this machine take and leave ports meanwhile, so which one is next is not certain.
+TEST_CASE("PORT+ takes a free port from there on, of a bounded number") {
+    const auto port_of = [](const Server& server) {
+        return std::stoi(server.address().substr(server.address().rfind(':') + 1));
+    };
+    Loopback loopback;
+    const std::string from = loopback.server().address() + "+";
+    std::vector<std::unique_ptr<Server>> taken;
+    std::set<int> ports = {port_of(loopback.server())};
+    for (;;) {
+        auto server = Server::listen(from, {}, 0);
+        if (!server) {
+            CHECK(server.error().code == ErrorCode::kPortInUse);
+            break;
+        }
+        CHECK(ports.insert(port_of(**server)).second);
+        taken.push_back(std::move(*server));
+    }
+    CHECK(!taken.empty());
+    CHECK(*ports.begin() == port_of(loopback.server()));
+    CHECK(*ports.rbegin() < *ports.begin() + kHttpPortTriesMax);
 }

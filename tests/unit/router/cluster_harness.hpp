@@ -140,6 +140,9 @@ private:
     void on_kv_lost(Generation generation, const std::string&, TimeUs) override {
         kv_lost.push_back(generation);
     }
+    void on_worker_refused(const RefusedWorker& worker) override {
+        events.push_back(worker.name + " was refused: " + worker.reason);
+    }
     void on_worker_died(Incarnation worker, TimeUs) override { died.push_back(worker); }
     void on_last_report(Incarnation, const wire::RouteReport&) override {}
     void on_quarantine(const std::string& peer) override { shut_out.push_back(peer); }

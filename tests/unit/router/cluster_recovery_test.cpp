@@ -370,3 +370,27 @@ TEST_CASE("a stage that is avoided goes on with its KV where nobody is better") 
     h.bring_up(h.newest().generation);
     CHECK(h.kv_lost.empty());
 }
+
+TEST_CASE("the router's own edge to a first stage is bad: 3 s, then a spare, and it is avoided") {
+    UpRoute h;
+    h.stage(11, "first-spare", 0, 2);
+    h.cluster->on_link(h.newest().link, false, h.now);
+    REQUIRE(h.down.size() == 1);
+    for (int i = 0; i < 5 && (h.cluster->routes().empty() || h.newest().hops[0] == 10); ++i) {
+        h.fenced = h.form_and_beat() - 1;
+        REQUIRE(h.cluster->routes().size() == 1);
+        const Generation generation = h.newest().generation;
+        if (h.newest().hops[0] == 11) break;
+        for (const Incarnation worker : h.newest().workers) h.hear(worker, wire::Ready{generation});
+        h.run(2200 * kMillisecondUs);
+        CHECK(h.down.size() == 1);  // a slow network has time
+        h.run(kSecondUs);
+        REQUIRE(h.down.size() == 2);
+        CHECK(h.down[1].second == "the route did not come up");
+    }
+    CHECK(h.newest().hops == std::vector<Incarnation>{11, 20, 30});
+    CHECK(h.cluster->is_avoided(h.cluster->workers().at(10), h.now));
+    CHECK_FALSE(h.cluster->is_avoided(h.cluster->workers().at(20), h.now));
+    h.bring_up(h.newest().generation);
+    CHECK(h.up.size() == 2);
+}

@@ -334,19 +334,27 @@ TEST_CASE("a RESULT that is overdue is a fault; the wait is learnt, and doubles"
     CHECK(h.tokens("r") == right_answer(3, 30));
 }
 
-TEST_CASE("before anything is learnt an overdue RESULT is waited for") {
+TEST_CASE("before anything is learnt an overdue RESULT is waited for, and longer each time") {
     Faulty h;
     h.submit("r", 3, 2);
-    for (int second = 0; second < 119; ++second) {
+    uint64_t faults = 0;
+    for (const int bound : {120, 240, 480}) {
+        for (int second = 0; second < bound - 1; ++second) {
+            h.beat();
+            h.say(wire::Ping{1});
+            h.tick(kSecondUs);
+        }
+        CHECK(h.router->counters().routes_down == faults);
         h.beat();
         h.say(wire::Ping{1});
-        h.tick(kSecondUs);
+        h.tick(2 * kSecondUs);
+        CHECK(h.router->counters().routes_down == ++faults);
+        h.answered = h.frames();
+        h.form();
     }
-    CHECK(h.router->counters().routes_down == 0);
-    h.beat();
-    h.tick(2 * kSecondUs);
-    CHECK(h.router->counters().routes_down == 1);
     CHECK(h.errors().empty());
+    h.answer_all();
+    CHECK(h.tokens("r") == right_answer(3, 2));
 }
 
 TEST_CASE("after a pause of its own the router judges nobody") {

@@ -315,6 +315,32 @@ TEST_CASE("a drain ends in time though a worker never answers, and at once when 
     CHECK(twice.router->finished());
 }
 
+TEST_CASE("a drain waits 3 s for workers that are all gone, and not for what waits for them") {
+    const auto drain = [](RouterHarness& h) {  // how long it takes
+        const TimeUs began = h.now;
+        h.router->drain(h.now);
+        while (!h.router->finished() && h.now - began < 30 * kSecondUs) {
+            h.say(wire::Ping{1});
+            h.tick(100 * kMillisecondUs);
+        }
+        return h.now - began;
+    };
+    for (const bool had_workers : {false, true}) {
+        CAPTURE(had_workers);
+        RouterHarness h;
+        if (had_workers) h.bring_up();
+        h.submit("r", 3, 2);
+        if (had_workers) h.hear(wire::Bye{"drained"});
+        const TimeUs took = drain(h);
+        CHECK(took >= 2800 * kMillisecondUs);
+        CHECK(took <= 3200 * kMillisecondUs);
+        CHECK(h.errors() == Codes{"draining"});
+        CHECK(h.heard<wire::Failure>().back().retryable);
+    }
+    RouterHarness idle;  // nobody waits: it is over at once
+    CHECK(drain(idle) == 0);
+}
+
 TEST_CASE("PONG tells what was sent of the client's requests before it") {
     RouterHarness h;
     h.bring_up();

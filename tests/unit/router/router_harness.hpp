@@ -42,8 +42,10 @@ public:
     }
     // The router of a changed `config`.
     void remake() {
-        router = std::make_unique<Router>(config, outbox, text_,
-                                          [](char, const std::string&, const std::string&) {});
+        router = std::make_unique<Router>(
+            config, outbox, text_, [this](char level, const std::string& text, const LogSpan&) {
+                log.push_back(std::string(1, level) + " " + text);
+            });
     }
 
     void hear(wire::ControlBody body, Incarnation from = kWorker) {
@@ -192,6 +194,7 @@ public:
     TimeUs now = kSecondUs;
     std::unique_ptr<Router> router;
     size_t answered = 0;
+    std::vector<std::string> log;  // level and text
 
 private:
     sim::FakeText text_;

@@ -123,7 +123,7 @@ std::vector<RouterBody> router_examples() {
     status.router = "router-a";
     status.model = "smollm2";
     status.fingerprint = "00112233445566ff";
-    status.ready = true;
+    status.no_route = "layers 15-29 are missing";
     status.running = 2;
     status.waiting = 3;
     status.backlog_bytes = 70000;
