@@ -251,7 +251,10 @@ void Cluster::on_unreachable(const WorkerPeer& worker, const wire::Unreachable& 
         return;
     }
     const bool is_worker = next != workers_.end() && next->second.generation == report.generation;
-    if (is_worker) avoid(next->second.hello.name, now);
+    if (is_worker) {
+        avoid(next->second.hello.name, now);
+        note_bad_edge(worker.incarnation, report.peer, now);
+    }
     avoid(worker.hello.name, now);  // the edge may be bad at either end
     fault(report.generation, worker.hello.name + " cannot reach its next hop", now);
 }

@@ -17,6 +17,7 @@ constexpr size_t kFaultsMax = 3;                // in the window
 constexpr TimeUs kProbationUs = 30 * kSecondUs;
 constexpr TimeUs kOneFaultUs = 500 * kMillisecondUs;  // what is seen twice happened once
 constexpr size_t kRecordsMax = 2 * kWorkersMax;
+constexpr size_t kBadEdgesMax = 4 * kWorkersMax;
 constexpr uint32_t kDoublingsMax = 6;
 
 }  // namespace
@@ -143,6 +144,23 @@ void Cluster::note_fault(Incarnation incarnation, TimeUs now) {
 
 void Cluster::avoid(const std::string& name, TimeUs now) {
     if (Record* record = record_of(name, now)) record->avoid_until = now + kProbationUs;
+}
+
+// Of two processes: a restarted one is another. form_route forgets them in time.
+void Cluster::note_bad_edge(Incarnation from, Incarnation to, TimeUs now) {
+    if (!holds(Rule::kProbation)) return;
+    if (bad_edges_.size() >= kBadEdgesMax && !bad_edges_.contains({from, to})) return;
+    bad_edges_[{from, to}] = now + kProbationUs;
+}
+
+bool Cluster::is_bad_edge(Incarnation from, Incarnation to) const {
+    return !bad_edges_.empty() && bad_edges_.contains({from, to});
+}
+
+uint32_t Cluster::bad_edges(const std::vector<Incarnation>& hops) const {
+    uint32_t bad = 0;
+    for (size_t hop = 1; hop < hops.size(); ++hop) bad += is_bad_edge(hops[hop - 1], hops[hop]);
+    return bad;
 }
 
 // It is heard again with its next heartbeat.

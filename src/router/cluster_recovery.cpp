@@ -56,7 +56,11 @@ bool Cluster::restore_one(const Usable& usable, const std::vector<Incarnation>& 
         if (remains.successor != 0) continue;
         const std::vector<Incarnation> hops = successor_of(remains, usable);
         if (hops.empty()) continue;
-        if (!other.empty() && avoidance(other, now) < avoidance(hops, now)) continue;
+        const uint32_t bad = bad_edges(hops);
+        if (bad > 0 && is_forming()) continue;
+        if (!other.empty() && std::pair(bad_edges(other), avoidance(other, now)) <
+                                  std::pair(bad, avoidance(hops, now)))
+            continue;
         install(hops, now, generation);
         return true;
     }

@@ -20,10 +20,13 @@ Route* Cluster::find_route(Generation generation) {
 }
 
 // Where there is a choice: those that are not avoided before those that are; then a successor of
-// what was there, which goes on with its KV, before a chain that failed as much.
+// what was there, which goes on with its KV, before a chain that failed as much. A chain with a bad
+// edge is left while others come up: their workers may be free in a moment, and each then finds one
+// that it reaches.
 void Cluster::form_route(TimeUs now) {
     form_at_ = now + kFormIntervalUs;
     if (!forming_) return;
+    std::erase_if(bad_edges_, [now](const auto& entry) { return now >= entry.second; });
     for (const bool avoiding : {true, false}) {
         const Usable usable = [&](const WorkerPeer& worker) {
             return is_free(worker) && !(avoiding && is_avoided(worker, now));
@@ -31,6 +34,7 @@ void Cluster::form_route(TimeUs now) {
         const std::vector<Incarnation> chain = find_chain(usable);
         if (restore_one(usable, chain, now)) break;
         if (chain.empty()) continue;
+        if (bad_edges(chain) > 0 && is_forming()) continue;
         install(chain, now);
         break;
     }
@@ -40,6 +44,11 @@ void Cluster::form_route(TimeUs now) {
 bool Cluster::is_free(const WorkerPeer& worker) const {
     return worker.generation == 0 && worker.state == wire::WorkerState::kReady &&
            worker.health == Health::kAlive;
+}
+
+bool Cluster::is_forming() const {
+    return std::any_of(routes_.begin(), routes_.end(),
+                       [](const auto& entry) { return !entry.second.up; });
 }
 
 // Stages and a sampler; empty when there is none. If the stages took the only samplers there are,
@@ -61,25 +70,49 @@ std::vector<Incarnation> Cluster::find_chain(const Usable& usable) const {
 
 // Usable workers whose layer ranges follow each other from layer 0 to the end. Empty when there are
 // none. Found from the end: the workers that begin at a layer from whose range the end can be
-// reached, first those that were never avoided or longest ago, then the lowest incarnation.
+// reached, first those with the fewest bad edges behind them, then those that were never avoided or
+// longest ago, then the lowest incarnation.
 std::vector<Incarnation> Cluster::find_stages(const Usable& usable) const {
-    std::vector<Incarnation> next(config_.layers + 1, 0);  // 0: the end cannot be reached from here
+    struct Rest {
+        Incarnation next = 0;
+        uint32_t bad = 0;  // edges
+    };
+    std::map<Incarnation, Rest> rests;  // of workers from which the end can be reached
+    const auto order = [&](Incarnation worker, uint32_t bad) {
+        return std::pair(bad, avoided_until(workers_.at(worker)));
+    };
+    // The first of those that begin at `layer` is the next one, unless the edge to it is bad.
+    const auto rest_of = [&](Incarnation from, uint32_t layer, Incarnation first) {
+        const auto bad_to = [&](Incarnation next) {
+            return rests.at(next).bad + (is_bad_edge(from, next) ? 1 : 0);
+        };
+        Rest best{first, bad_to(first)};
+        if (!is_bad_edge(from, first)) return best;
+        for (const auto& [next, rest] : rests) {
+            if (workers_.at(next).hello.layer_first != layer) continue;
+            if (order(next, bad_to(next)) < order(best.next, best.bad)) best = {next, bad_to(next)};
+        }
+        return best;
+    };
+    std::vector<Incarnation> first(config_.layers + 1, 0);  // 0: there is no way to the end
     for (uint32_t layer = config_.layers; layer-- > 0;) {
         for (const auto& [incarnation, worker] : workers_) {
             if ((worker.hello.roles & wire::kRoleStage) == 0 || !usable(worker)) continue;
             if (worker.hello.layer_first != layer) continue;
             const uint32_t end = worker.hello.layer_end;
-            if (end != config_.layers && next[end] == 0) continue;
-            if (next[layer] == 0 ||
-                avoided_until(worker) < avoided_until(workers_.at(next[layer])))
-                next[layer] = incarnation;
+            const bool is_last = end == config_.layers;
+            if (!is_last && first[end] == 0) continue;
+            const Rest rest = is_last ? Rest() : rest_of(incarnation, end, first[end]);
+            rests.emplace(incarnation, rest);
+            Incarnation& best = first[layer];
+            if (best == 0 || order(incarnation, rest.bad) < order(best, rests.at(best).bad))
+                best = incarnation;
         }
     }
     std::vector<Incarnation> chain;
-    for (uint32_t layer = 0; layer < config_.layers;) {
-        if (next[layer] == 0 || chain.size() + 1 >= kHopsMax) return {};
-        chain.push_back(next[layer]);
-        layer = workers_.at(next[layer]).hello.layer_end;
+    for (Incarnation at = first[0]; at != 0; at = rests.at(at).next) {
+        if (chain.size() + 1 >= kHopsMax) return {};
+        chain.push_back(at);
     }
     return chain;
 }
@@ -92,11 +125,14 @@ std::vector<Incarnation> Cluster::with_sampler(std::vector<Incarnation> stages,
         stages.push_back(last.incarnation);
         return stages;
     }
+    const auto order = [&](const WorkerPeer& worker) {
+        return std::pair(is_bad_edge(last.incarnation, worker.incarnation), avoided_until(worker));
+    };
     const WorkerPeer* best = nullptr;
     for (const auto& [incarnation, worker] : workers_) {
         if ((worker.hello.roles & wire::kRoleSampler) == 0 || !usable(worker)) continue;
         if (std::find(stages.begin(), stages.end(), incarnation) != stages.end()) continue;
-        if (best == nullptr || avoided_until(worker) < avoided_until(*best)) best = &worker;
+        if (best == nullptr || order(worker) < order(*best)) best = &worker;
     }
     if (best == nullptr) return {};
     stages.push_back(best->incarnation);

@@ -250,3 +250,25 @@ def test_a_rolling_upgrade(nodes, right):
         assert "exit status 0" in made[role].log("supervisord")
     for role, node in made.items():
         node.stops_clean(role)
+
+
+@pytest.mark.long
+def test_edges_that_are_cut_for_good(nodes, right):
+    """Both edges that are in use are cut at once, and each first stage reaches the other last one:
+    what runs moves there, and so does what comes. Everybody lives on."""
+    # In this order: a route is formed as soon as there is one.
+    pairs = [("stage-0a", "stage-1a"), ("stage-0b", "stage-1b")]
+    made, network, asker = nodes("replicas", {
+        role: REPLICAS[role] for role in ("router", *pairs[0], *pairs[1])})
+    expected = asker.ask(LONG)
+    pids = {role: node.pid(role) for role, node in made.items()}
+    asker.begin(LONG)
+    with contextlib.ExitStack() as stack:
+        for first, last in pairs:
+            stack.enter_context(network.one_way_cut(REPLICAS[first], REPLICAS[last]))
+        assert asker.end() == expected
+        for _ in range(3):
+            assert asker.ask(SHORT) == right
+    assert pids == {role: node.pid(role) for role, node in made.items()}
+    for role, node in made.items():
+        node.stops_clean(role)

@@ -222,6 +222,7 @@ private:
     void maybe_up(Route& route, TimeUs now);
     void form_route(TimeUs now);
     bool is_free(const WorkerPeer& worker) const;
+    bool is_forming() const;
     std::vector<Incarnation> find_chain(const Usable& usable) const;
     std::vector<Incarnation> find_stages(const Usable& usable) const;
     std::vector<Incarnation> with_sampler(std::vector<Incarnation> stages,
@@ -251,6 +252,9 @@ private:
     Record* record_of(const std::string& name, TimeUs now);
     void note_fault(Incarnation worker, TimeUs now);
     void avoid(const std::string& name, TimeUs now);
+    void note_bad_edge(Incarnation from, Incarnation to, TimeUs now);
+    bool is_bad_edge(Incarnation from, Incarnation to) const;
+    uint32_t bad_edges(const std::vector<Incarnation>& hops) const;
     bool note_report(Route& route, const wire::RouteReport& report, TimeUs now);
     bool is_missing(const Route& route, HopReport& at, FrameNumber left, FrameNumber arrived,
                     TimeUs now) const;
@@ -269,6 +273,8 @@ private:
     std::map<Generation, Route> routes_;
     std::map<Generation, Remains> remains_;
     std::map<std::string, Record> records_;  // by a worker's name
+    // From a worker to a next hop that it could not reach, and until when that counts.
+    std::map<std::pair<Incarnation, Incarnation>, TimeUs> bad_edges_;
     Generation last_generation_ = 0;
     LinkId next_link_ = 1;
     uint64_t stray_sequence_ = 0;     // of messages to peers that are not members

@@ -325,6 +325,39 @@ TEST_CASE("one edge is bad for good, and there is a spare at one end of it only"
     }
 }
 
+TEST_CASE("two edges are bad for good: each stage finds another one that it reaches") {
+    UpRoute h;
+    h.stage(11, "other-first", 0, 2);
+    h.stage(21, "other-last", 2, 4);
+    h.sampler(31, "other-sampler");
+    h.form_and_beat();
+    h.bring_up(2);
+    REQUIRE(h.newest().hops == std::vector<Incarnation>{11, 21, 31});
+    const std::set<std::pair<Incarnation, Incarnation>> bad = {{10, 20}, {11, 21}};
+    const TimeUs cut_at = h.now;
+    h.cluster->fault(1, "cut", h.now);
+    h.run(300 * kMillisecondUs);
+    h.cluster->fault(2, "cut", h.now);  // so that they are never free at the same moment
+    const auto all_up = [&] {
+        const auto& routes = h.cluster->routes();
+        return routes.size() == 2 && routes.begin()->second.up && h.newest().up;
+    };
+    while (!all_up() && h.now - cut_at < 30 * kSecondUs) {
+        h.run(100 * kMillisecondUs);
+        const std::map<Generation, Route> routes = h.cluster->routes();
+        for (const auto& [generation, route] : routes) {
+            const bool is_bad = bad.contains({route.hops[0], route.hops[1]});
+            if (!route.up && !is_bad) h.bring_up(generation);
+            if (is_bad && h.now - route.installed_at >= 3 * kSecondUs)
+                h.hear(route.hops[0], wire::Unreachable{generation, 0, route.hops[1]});
+        }
+    }
+    REQUIRE(all_up());
+    CHECK(h.now - cut_at <= 7 * kSecondUs);
+    for (const auto& [generation, route] : h.cluster->routes())
+        CHECK_FALSE(bad.contains({route.hops[0], route.hops[1]}));
+}
+
 TEST_CASE("a stage that is avoided goes on with its KV where nobody is better") {
     UpRoute h;
     h.cluster->fault(1, "test", h.now);
