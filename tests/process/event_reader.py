@@ -52,7 +52,7 @@ class EventReader:
         while not text.endswith("\n\n"):
             line = self._line()
             if line is None:
-                assert text == ""
+                assert text == "" or not self.whole
                 return None
             if line != ": ping\n":
                 text += line
@@ -68,14 +68,15 @@ class EventReader:
     def _line(self) -> str | None:
         while b"\n" not in self._chunk:
             size = self._file.readline()
-            if not size:
+            if not size.endswith(b"\n"):
                 return None
-            data = self._file.read(int(size, 16))
-            self._file.readline()
-            if not data:
+            data = self._file.read(int(size, 16) + 2)
+            if len(data) < int(size, 16) + 2:
+                return None  # the connection was lost amid a chunk
+            if data == b"\r\n":
                 self.whole = True
                 return None
-            self._chunk += data
+            self._chunk += data[:-2]
         line, self._chunk = self._chunk.split(b"\n", 1)
         return line.decode() + "\n"
 
