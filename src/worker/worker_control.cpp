@@ -34,14 +34,20 @@ void Worker::send(RouterSession& session, wire::ControlBody body) {
     outbox_.send_control(session.peer, wire::encode_control(message));
 }
 
+// From a process that was replaced. Its WELCOME counts where we follow nobody: a late one of another
+// may have made us take the living one for replaced.
+bool Worker::is_late(const RouterSession& session, const wire::Control& message) {
+    const bool is_answer =
+        session.router == 0 && std::holds_alternative<wire::Welcome>(message.body);
+    return holds(Rule::kReplacedRouter) && session.replaced(message.sender) && !is_answer;
+}
+
 void Worker::on_control(const std::string& router, wire::ByteView bytes, TimeUs now) {
     const auto session = std::find_if(sessions_.begin(), sessions_.end(),
                                       [&](const RouterSession& s) { return s.peer == router; });
     CL_ASSERT(session != sessions_.end());
     const Result<wire::Control> message = wire::decode_control(bytes);
-    const bool is_old = message && holds(Rule::kReplacedRouter) &&
-                        session->replaced(message->sender);
-    if (!message || is_old) {
+    if (!message || is_late(*session, *message)) {
         ++counters_.control_bad;
         return;
     }
@@ -73,9 +79,10 @@ void Worker::on_welcome(RouterSession& session, Incarnation router, const wire::
                         TimeUs now) {
     if (welcome.worker != config_.incarnation) return;
     if (session.router == router) return;  // the answer to a repeated HELLO
-    if (session.router != 0) forget_router(session, now);
-    if (session.welcomed.empty() || session.welcomed.back() != router)
-        session.welcomed.push_back(router);
+    // One of the two is late: who lives answers a HELLO.
+    if (session.router != 0) return forget_router(session, now);
+    std::erase(session.welcomed, router);
+    session.welcomed.push_back(router);
     if (session.welcomed.size() > kRoutersRemembered) session.welcomed.pop_front();
     session.router = router;
     session.welcome = welcome;

@@ -231,7 +231,9 @@ void SimBus::break_session(const SessionPtr& session, bool quiet) {
     Connection& connection = found->second;
     connection.session = nullptr;
     const auto target = bound_.find(connection.endpoint);
+    // By those who had the old one: a restarted process would be heard of.
     const bool hidden = quiet && target != bound_.end() && target->second->alive() &&
+                        target->second->boot() == session->boot[1] &&
                         !target->second->paused() && !connection.from->paused();
     if (hidden) {  // down and up again before anybody looks
         const SessionPtr renewed = make_session(*session);

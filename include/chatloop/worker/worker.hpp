@@ -87,6 +87,7 @@ private:
         RoleMetrics metrics;
     };
 
+    static bool is_late(const RouterSession& session, const wire::Control& message);
     void on_welcome(RouterSession& session, Incarnation router, const wire::Welcome& welcome,
                     TimeUs now);
     void on_route(RouterSession& session, const wire::Route& route, TimeUs now);

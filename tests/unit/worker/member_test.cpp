@@ -63,7 +63,10 @@ TEST_CASE("a new router incarnation takes the share over and the old state is go
     h.data({.number = 3});
     CHECK(h.counters().frames_misdirected == 1);
 
-    // The new one's generations begin at 1 again.
+    // One of the two WELCOMEs was late: it asks again. The new one's generations begin at 1 again.
+    h.worker->on_tick(h.now);
+    CHECK(h.outbox.controls<wire::Hello>().size() == 2);
+    h.welcome(kRouterB);
     h.hear(kRouterB, WorkerHarness::stage_route(1));
     h.link_up("next");
     h.data({.router = kRouterB, .number = 1});
@@ -73,6 +76,7 @@ TEST_CASE("a new router incarnation takes the share over and the old state is go
 
 TEST_CASE("a replaced router incarnation is never accepted again") {
     InstalledStage h;
+    h.hear(kRouterA, wire::Unknown{});
     h.welcome(kRouterB);
     h.hear(kRouterB, WorkerHarness::stage_route(1));
     h.link_up("next");
@@ -82,6 +86,26 @@ TEST_CASE("a replaced router incarnation is never accepted again") {
     h.data({.router = kRouterB, .number = 1});
     h.run();
     CHECK(h.counters().frames_executed == 1);
+}
+
+TEST_CASE("a late WELCOME of a router process that is gone keeps nobody from the living one") {
+    for (const bool is_member : {false, true}) {
+        CAPTURE(is_member);
+        InstalledStage h;  // of A, which lives; B's WELCOME was on its way since before
+        if (!is_member) h.hear(kRouterA, wire::Unknown{});
+        h.welcome(kRouterB);
+        h.hear(kRouterA, wire::RouterHeartbeat{0, 0, {}});
+        for (int i = 0; i < 110; ++i) {  // B is silent
+            h.now += 100 * kMillisecondUs;
+            h.worker->on_tick(h.now);
+        }
+        h.welcome(kRouterA);  // it has heard HELLO
+        h.hear(kRouterA, WorkerHarness::stage_route(9));
+        h.link_up("next");
+        h.data({.generation = 9, .number = 1});
+        h.run();
+        CHECK(h.counters().frames_executed == 1);
+    }
 }
 
 TEST_CASE("a message of an unknown router process, or UNKNOWN, starts membership anew") {
