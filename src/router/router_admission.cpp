@@ -82,6 +82,7 @@ bool Router::waits_for_larger(const Sequence& sequence) const {
 
 // Those that were set aside, when there is a route for them, or none at all any more.
 void Router::bring_back(TimeUs now) {
+    if (set_aside_.empty()) return;  // nearly always: a copy would cost memory for each frame
     const std::deque<SequenceId> waiting = set_aside_;
     for (size_t i = waiting.size(); i-- > 0;) {
         const auto found = sequences_.find(waiting[i]);
