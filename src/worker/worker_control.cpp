@@ -34,8 +34,8 @@ void Worker::send(RouterSession& session, wire::ControlBody body) {
     outbox_.send_control(session.peer, wire::encode_control(message));
 }
 
-// From a process that was replaced. Its WELCOME counts where we follow nobody: a late one of another
-// may have made us take the living one for replaced.
+// From a process that was replaced. Its WELCOME counts where we follow nobody: a late one of
+// another may have made us take the living one for replaced.
 bool Worker::is_late(const RouterSession& session, const wire::Control& message) {
     const bool is_answer =
         session.router == 0 && std::holds_alternative<wire::Welcome>(message.body);
