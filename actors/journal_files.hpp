@@ -1,7 +1,7 @@
 // The files of the journal of resumable streams (http/journal.hpp): a folder, a file in it for each
 // stream, "NUMBER.stream" in the order of their beginning. Names tell nothing: who has a stream's
-// key can read it. Written to the page cache and not synced:
-// they outlive the process, not a host that loses its power.
+// key can read it. Written to the page cache and not synced: they outlive the process, not a host
+// that loses its power.
 #pragma once
 
 #include <cstdint>

@@ -240,8 +240,11 @@ void WorkerNode::log_start() const {
 
 int check_worker(const std::string& actor, const WorkerOptions& options) {
     const WorkerModel model = value_or_die(actor, open_model(options));
-    value_or_die(actor, check_own(options.bound));  // the hosted router's, too
-    if (options.router) open_router_model(actor, *options.router);
+    value_or_die(actor, check_own(options.bound));
+    if (options.router) {
+        open_router_model(actor, *options.router);
+        check_router(actor, *options.router);
+    }
     std::string layers;
     if (options.is_stage)
         layers = ", layers " + std::to_string(model.layers.first) + " to " +

@@ -14,12 +14,6 @@ namespace {
 constexpr TimeUs kStreamPingUs = 15 * kSecondUs;
 constexpr TimeUs kLookUs = kSecondUs;
 
-// What a client may name its request: it comes back in a header.
-bool is_plain_id(std::string_view text) {
-    return !text.empty() && text.size() <= kRequestIdBytesMax &&
-           std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
-}
-
 // A message to the router is bounded; what fits the model is the router's to say.
 size_t prompt_bytes(const Prompt& prompt) {
     if (const auto* text = std::get_if<std::string>(&prompt)) return text->size();
@@ -99,7 +93,7 @@ std::optional<Problem> Api::refuse(Ask& ask) const {
         return Problem{400, "a resumable stream has one prompt", "stream_options.resumable",
                        "unsupported"};
     if (jobs_.size() >= kHttpJobsMax || (ask.resumable && streams_.size() >= kHttpStreamsKeptMax))
-        return Problem{429, "too many requests are running", "", "queue_full", 1000};
+        return Problem{429, "too many requests are running", "", "queue_full", kAgainMs};
     if (const Status fits = constrain_calls(ask); !fits)
         return Problem{400, fits.error().message, ask.tool_required ? "tool_choice" : "tools",
                        "unsupported"};

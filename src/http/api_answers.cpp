@@ -8,12 +8,6 @@
 
 namespace chatloop::http {
 
-namespace {
-
-constexpr unsigned kAgainMs = 1000;
-
-}  // namespace
-
 void Api::on_accepted(const wire::Accepted& accepted, TimeUs now) {
     Part* part = nullptr;
     Job* job = find(accepted.request_id, &part);

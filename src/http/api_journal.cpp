@@ -69,10 +69,7 @@ bool Api::puts_off(const wire::Failure& failure, TimeUs now) {
 // Its client loses its connection, as it would by a crash.
 void Api::suspend(Job& job) {
     Stream& stream = *job.stream;
-    if (stream.exchange != kNobody) {
-        responder_.abort(stream.exchange);
-        attached_.erase(stream.exchange);
-    }
+    cut_off(stream);
     const std::string key = stream.key;
     forget(job);
     streams_.erase(key);

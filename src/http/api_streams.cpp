@@ -7,7 +7,6 @@ namespace chatloop::http {
 
 namespace {
 
-constexpr unsigned kAgainMs = 1000;
 constexpr std::string_view kStreams = "/streams/";
 
 Response stream_head(const std::string& request_header) {
@@ -106,6 +105,14 @@ void Api::detach(Stream& stream, TimeUs now) {
     stream.until = now + kHttpResumeUs;
 }
 
+// Its reader's connection ends without the end of the stream.
+void Api::cut_off(Stream& stream) {
+    if (stream.exchange == kNobody) return;
+    responder_.abort(stream.exchange);
+    attached_.erase(stream.exchange);
+    stream.exchange = kNobody;
+}
+
 // ---- who comes back ----
 
 Response Api::not_here(const Request& request) const {
@@ -142,10 +149,7 @@ std::optional<Response> Api::on_reconnect(ExchangeId id, const Request& request,
     if (request.method == "HEAD") return head;
     const std::string behind = stream->log.behind(seen);
     if (stream->job == kNobody && behind.empty()) return Response{204, "", "", {}};
-    if (stream->exchange != kNobody) {  // the connection may be lost without that it shows yet
-        responder_.abort(stream->exchange);
-        attached_.erase(stream->exchange);
-    }
+    cut_off(*stream);  // the connection may be lost without that it shows yet
     stream->exchange = id;
     responder_.start_stream(id, std::move(head));
     responder_.write(id, behind);  // not in the head: what is written counts as waiting
@@ -174,10 +178,7 @@ Response Api::on_delete(const Request& request, TimeUs now) {
 }
 
 void Api::drop(Stream& stream, TimeUs now) {
-    if (stream.exchange != kNobody) {
-        responder_.abort(stream.exchange);
-        attached_.erase(stream.exchange);
-    }
+    cut_off(stream);
     if (stream.job != kNobody) {
         Job& job = *jobs_.at(stream.job);
         cancel(job, now);

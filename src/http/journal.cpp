@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 #include "chatloop/http/json.hpp"
 #include "chatloop/wire/crc.hpp"
@@ -62,13 +63,10 @@ private:
     size_t at_ = 0;
 };
 
-bool all_of(const std::string& text, bool (*is_good)(char)) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), is_good);
+// As the server makes it of a socket address.
+bool is_address(const std::string& text) {
+    return text.find_first_not_of("0123456789abcdef.:") == text.npos && !text.empty();
 }
-
-bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
-bool is_of_address(char c) { return is_hex(c) || c == '.' || c == ':'; }
-bool is_visible(char c) { return c > ' ' && c < 0x7f; }
 
 std::optional<StreamHead> read_head(wire::ByteView payload) {
     const auto parsed = parse_object(
@@ -87,9 +85,9 @@ std::optional<StreamHead> read_head(wire::ByteView payload) {
     head.request_header = fields.text("request_header", kRequestIdBytesMax);
     head.id = fields.text("id", kRequestIdBytesMax);
     head.created = fields.integer("created", 0, INT64_MAX).value_or(0);
-    const bool is_good = !fields.failed() && all_of(head.key, is_hex) &&
-                         all_of(head.peer, is_of_address) && all_of(head.id, is_visible) &&
-                         all_of(head.request_header, is_visible);
+    const bool is_good = !fields.failed() && !head.key.empty() && is_hex(head.key) &&
+                         is_address(head.peer) && is_plain_id(head.id) &&
+                         is_plain_id(head.request_header);
     return is_good ? std::optional<StreamHead>(std::move(head)) : std::nullopt;
 }
 

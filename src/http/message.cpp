@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "chatloop/core/limits.hpp"
+
 namespace chatloop::http {
 
 namespace {
@@ -55,6 +57,11 @@ Response problem_response(const Problem& problem) {
     if (problem.status >= 400) response.headers.emplace_back("x-should-retry",
                                                              again ? "true" : "false");
     return response;
+}
+
+bool is_plain_id(std::string_view text) {
+    return !text.empty() && text.size() <= kRequestIdBytesMax &&
+           std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
 }
 
 }  // namespace chatloop::http

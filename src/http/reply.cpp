@@ -185,7 +185,6 @@ Problem problem_of(const wire::Failure& failure) {
         {"draining", 503, "", "draining"},
         {"unsupported", 400, "", "unsupported"},
     };
-    constexpr unsigned kAgainMs = 1000;
     Problem problem{500, failure.message, "", failure.code};
     for (const Mapped& mapped : kMapped) {
         if (failure.code != mapped.code) continue;

@@ -174,7 +174,7 @@ MHD_Result Server::Impl::on_body(Exchange& exchange, const char* upload, size_t 
     } else if (exchange.request.body.size() + size > kHttpSmallBodyBytes &&
                bodies_bytes + size > kHttpBodiesBytesMax) {
         refuse(exchange, problem_response({503, "too many large requests are coming in", "",
-                                           "server_busy", 1000}));
+                                           "server_busy", kAgainMs}));
     } else {
         bodies_bytes += size;
         exchange.request.body.append(upload, size);

@@ -15,10 +15,6 @@ constexpr uint32_t kTypicalRows = 64;    // of a frame, for the price of a promp
 constexpr double kRateWeight = 0.3;      // of the last second
 constexpr double kRateLeast = 0.01;      // tokens/s that are told from none
 
-uint64_t pool_rows(const Route& route) {
-    return uint64_t{route.kv->block_count()} * kBlockRows;
-}
-
 uint64_t rows_max(const Sequence& sequence) {
     return uint64_t{sequence.prompt_count} + sequence.tokens_max;
 }
@@ -69,7 +65,7 @@ void Router::admit(TimeUs now) {
 uint64_t Router::largest_pool() const {
     uint64_t largest = 0;
     for (const auto& [generation, route] : cluster_.routes())
-        if (cluster_.takes_new(route)) largest = std::max(largest, pool_rows(route));
+        if (cluster_.takes_new(route)) largest = std::max(largest, route.kv->rows());
     return largest;
 }
 
@@ -115,7 +111,7 @@ const Route* Router::choose_route(const Sequence& sequence) const {
     double best_us = 0;
     for (const auto& [generation, route] : cluster_.routes()) {
         if (!cluster_.takes_new(route) || route.kv->free_slots() == 0) continue;
-        if (pool_rows(route) < rows) continue;
+        if (route.kv->rows() < rows) continue;
         const Lane& lane = lanes_.at(generation);
         if (lane.sequences.size() >= sequences_max(route)) continue;
         const double us = queued_us(route, lane, sequence);
@@ -152,7 +148,7 @@ std::vector<BlockId> Router::prefix_of(const Route& route, const Sequence& seque
 
 // The request was checked against the routes of its arrival; this one's pool may be smaller.
 Status Router::fit_to_route(Sequence& sequence, const Route& route) const {
-    const uint64_t held = pool_rows(route);
+    const uint64_t held = route.kv->rows();
     if (rows_max(sequence) <= held) return Ok{};
     const uint64_t answer = sequence.tokens_max > 0 ? sequence.committed() + 1 : 0;
     if (sequence.prompt_count + answer > held) {

@@ -18,7 +18,7 @@ namespace {
 uint64_t positions_max(const Cluster& cluster, uint32_t context_length) {
     uint64_t largest = 0;
     for (const auto& [generation, route] : cluster.routes())
-        largest = std::max(largest, uint64_t{route.kv->block_count()} * kBlockRows);
+        largest = std::max(largest, route.kv->rows());
     return largest == 0 ? context_length : std::min<uint64_t>(context_length, largest);
 }
 

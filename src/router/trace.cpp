@@ -2,17 +2,12 @@
 
 #include <algorithm>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 
 namespace chatloop {
 
 namespace {
-
-bool is_hex(std::string_view text) {
-    return std::all_of(text.begin(), text.end(), [](char c) {
-        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-    });
-}
 
 bool is_zero(std::string_view text) { return text.find_first_not_of('0') == text.npos; }
 

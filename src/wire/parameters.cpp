@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 #include "front.hpp"
 
@@ -313,10 +314,7 @@ Progress read_progress(Value value, uint32_t choices) {
 std::string read_fingerprint(Value value) {
     constexpr size_t kDigits = 16;
     std::string text = value.str(kDigits);
-    const bool hex = text.size() == kDigits && std::all_of(text.begin(), text.end(), [](char c) {
-                         return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-                     });
-    if (!hex) value.fail("is not 16 hex digits");
+    if (text.size() != kDigits || !is_hex(text)) value.fail("is not 16 hex digits");
     return text;
 }
 

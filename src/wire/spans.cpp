@@ -1,8 +1,8 @@
 // Traces: as the answer to a TRACE on the front, and as what goes to the exporter.
 #include "chatloop/wire/spans.hpp"
 
-#include <algorithm>
 
+#include "chatloop/core/hex.hpp"
 #include "chatloop/core/limits.hpp"
 #include "front.hpp"
 
@@ -25,10 +25,8 @@ void write_span(Writer& writer, const Span& span) {
 
 std::string read_hex(Value value, size_t digits) {
     std::string text = value.str(digits);
-    const bool hex = std::all_of(text.begin(), text.end(), [](char c) {
-        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-    });
-    if (!hex || (!text.empty() && text.size() != digits)) value.fail("is no identity of a trace");
+    const bool is_whole = text.empty() || text.size() == digits;
+    if (!is_whole || !is_hex(text)) value.fail("is no identity of a trace");
     return text;
 }
 

@@ -165,6 +165,7 @@ private:
     void send_event(Job& job, uint32_t choice, const std::string& event, TimeUs now);
     void end_stream(Job& job, TimeUs now);
     void detach(Stream& stream, TimeUs now);
+    void cut_off(Stream& stream);
     Response not_here(const Request& request) const;
     Stream* find_stream(const Request& request);
     std::optional<Response> on_reconnect(ExchangeId id, const Request& request, TimeUs now);

@@ -38,8 +38,12 @@ struct Problem {
     std::string code;
     unsigned retry_after_ms = 0;  // for Retry-After; 0: none
 };
+inline constexpr unsigned kAgainMs = 1000;  // where nothing better is known
 Response problem_response(const Problem& problem);
 // The object alone, as a stream carries it: {"error": {...}}.
 std::string problem_json(const Problem& problem);
+
+// What a client may name its request: it comes back in a header. Visible ASCII, of bounded length.
+bool is_plain_id(std::string_view text);
 
 }  // namespace chatloop::http

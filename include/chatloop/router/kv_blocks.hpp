@@ -33,6 +33,7 @@ public:
 
     uint32_t slot_count() const { return slot_count_; }
     uint32_t block_count() const { return block_count_; }
+    uint64_t rows() const { return uint64_t{block_count()} * kBlockRows; }  // of the whole pool
     uint32_t free_slots() const { return slot_count_ - slots_out_; }
     uint32_t free_blocks() const { return block_count_ - blocks_held_; }  // free and cached ones
     uint32_t cached_blocks() const { return static_cast<uint32_t>(unused_.size()); }
