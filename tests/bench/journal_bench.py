@@ -11,7 +11,6 @@ per token of all processes. Nothing else may use the machine.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -27,7 +26,7 @@ import models  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
 from http_load import over_http  # noqa: E402
-from side_by_side import Row, Side, print_ratios, prompt_of, take_turns  # noqa: E402
+from side_by_side import Row, Side, print_ratios, prompt_of, take_turns, turns_parser  # noqa: E402
 
 VARIANTS = ("plain", "resumable", "journal")
 
@@ -43,11 +42,7 @@ class HttpSide(Side):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser = turns_parser(__doc__, rounds=9, max_tokens=128)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build").resolve()
@@ -62,8 +57,7 @@ def main() -> None:
             cluster = stack.enter_context(Cluster(build, model, folder / variant, router=router))
             stack.callback(cluster.stop)
             sides.append(HttpSide(variant, cluster))
-        rows = take_turns(sides, options.rounds, lambda side, number: side.round(
-            number, options.streams, options.max_tokens))
+        rows = take_turns(sides, options)
         kept = [file for file in (folder / "kept").iterdir() if file.name != "lock"]
         print(f"{len(kept)} files of {sum(file.stat().st_size for file in kept) / len(kept):.0f} "
               "bytes are kept at the end")

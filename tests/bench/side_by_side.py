@@ -3,9 +3,11 @@ ratio of their rates, or of their CPU time per token, tells."""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import process_info
 from cluster import Cluster
@@ -14,6 +16,16 @@ from serving import OurFront
 
 PROMPT_TOKENS = 100
 Row = dict[str, float]
+
+
+def turns_parser(doc: str, rounds: int, max_tokens: int) -> argparse.ArgumentParser:
+    """What every bench of clusters in turns takes; `take_turns` reads it."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--gguf", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=max_tokens)
+    return parser
 
 
 def prompt_of(number: int, stream: int) -> list[int]:
@@ -43,13 +55,16 @@ class Side:
         return sum(process_info.cpu_s(pid) for pid in self.pids)
 
 
-def take_turns(sides: Sequence[Side], rounds: int,
-               run: Callable[[Side, int], Row]) -> dict[str, list[Row]]:
+def take_turns(sides: Sequence[Side], options: argparse.Namespace) -> dict[str, list[Row]]:
     """A warm-up each, then a row a side and round, printed; another one begins each time."""
     rows: dict[str, list[Row]] = {side.name: [] for side in sides}
+
+    def run(side: Side, number: int) -> Row:
+        return side.round(number, options.streams, options.max_tokens)
+
     for side in sides:
-        run(side, rounds)
-    for number in range(rounds):
+        run(side, options.rounds)
+    for number in range(options.rounds):
         shift = number % len(sides)
         for side in [*sides[shift:], *sides[:shift]]:
             row = run(side, number)

@@ -13,7 +13,6 @@ is what the machine's noise moves least. Nothing else may use the machine.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.server
 import json
@@ -35,7 +34,7 @@ sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "process"),
 import models  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
-from side_by_side import Row, Side, print_ratios, take_turns  # noqa: E402
+from side_by_side import Row, Side, print_ratios, take_turns, turns_parser  # noqa: E402
 
 VARIANTS = ("off", "metrics", "all")
 
@@ -147,18 +146,13 @@ def variants(build: Path, model: Path, folder: Path) -> Iterator[list[Variant]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser = turns_parser(__doc__, rounds=5, max_tokens=64)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
     with tempfile.TemporaryDirectory() as folder, \
             variants(build, models.split_cached(options.gguf, 2), Path(folder)) as found:
-        rows = take_turns(found, options.rounds, lambda side, number: side.round(
-            number, options.streams, options.max_tokens))
+        rows = take_turns(found, options)
     assert Collector.spans_in > 0, "no trace came to the collector"
     print_ratios(rows, "off")
     if options.json:

@@ -9,7 +9,6 @@ returning 0, and the interval of its heartbeats 60 s. Nothing else may use the m
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -23,17 +22,13 @@ sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "process"),
 import models  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
-from side_by_side import Side, print_ratios, take_turns  # noqa: E402
+from side_by_side import Side, print_ratios, take_turns, turns_parser  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gguf", type=Path, required=True)
+    parser = turns_parser(__doc__, rounds=15, max_tokens=128)
     parser.add_argument("--other", type=Path, required=True)
     parser.add_argument("--other-interval-secs", default="0.2")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=128)
     options = parser.parse_args()
     build = Path(os.environ.get("CHATLOOP_BUILD") or ROOT / "build")
     model = models.split_cached(options.gguf, 2)
@@ -45,8 +40,7 @@ def main() -> None:
                 Cluster(folder_of.resolve(), model, Path(folder) / name, router=router))
             stack.callback(cluster.stop)
             sides.append(Side(name, cluster))
-        rows = take_turns(sides, options.rounds, lambda side, number: side.round(
-            number, options.streams, options.max_tokens))
+        rows = take_turns(sides, options)
     print_ratios(rows, "other")
 
 

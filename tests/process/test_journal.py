@@ -142,6 +142,21 @@ class Reading:
         return self.events
 
 
+def stop_amid(cluster: Journaled, readings: list[Reading], number: int) -> int:
+    """The router's exit code; not all of the answers had ended."""
+    code = cluster.stop_router(number)
+    for reading in readings:
+        reading.lose()
+    assert not all(reading.has_ended for reading in readings)
+    return code
+
+
+def go_on(cluster: Journaled, readings: list[Reading]) -> None:
+    cluster.begin_router()
+    for reading in readings:
+        reading.take_up()
+
+
 def assert_same(readings: list[Reading], right: list[list[str]]) -> None:
     for reading, whole, (path, body) in zip(readings, right, ASKED, strict=True):
         events = reading.finish()
@@ -164,13 +179,9 @@ def test_streams_go_on_behind_a_router_that_was_killed_twice(cluster, right):
     for reading in readings:
         reading.read(4)
     for _ in range(2):
-        cluster.stop_router(signal.SIGKILL)
+        stop_amid(cluster, readings, signal.SIGKILL)
+        go_on(cluster, readings)
         for reading in readings:
-            reading.lose()
-        assert not all(reading.has_ended for reading in readings)
-        cluster.begin_router()
-        for reading in readings:
-            reading.take_up()
             if not reading.has_ended:
                 reading.read(1)
     assert_same(readings, right)
@@ -187,13 +198,8 @@ def test_streams_go_on_behind_a_router_that_was_stopped_in_order(cluster, right)
     readings = [Reading(cluster.url, path, body) for path, body in ASKED]
     for reading in readings:
         reading.read(2)
-    assert cluster.stop_router(signal.SIGTERM) == 0
-    for reading in readings:
-        reading.lose()
-    assert not all(reading.has_ended for reading in readings)
-    cluster.begin_router()
-    for reading in readings:
-        reading.take_up()
+    assert stop_amid(cluster, readings, signal.SIGTERM) == 0
+    go_on(cluster, readings)
     assert_same(readings, right)
 
 
@@ -222,8 +228,7 @@ def test_nobody_reads_meanwhile(cluster):
     right = undisturbed(cluster.url, TEXT)
     reading = Reading(cluster.url, "/v1/completions", TEXT)
     reading.read(5)
-    cluster.stop_router(signal.SIGKILL)
-    reading.lose()
+    stop_amid(cluster, [reading], signal.SIGKILL)
     cluster.begin_router()
     wait_until(lambda: cluster.counted("coordinator_requests_running") == 1, TIMEOUT_S, "it runs")
     wait_until(lambda: cluster.counted("coordinator_requests_running") == 0, TIMEOUT_S, "it ended")
@@ -239,9 +244,7 @@ def test_a_damaged_file_costs_nothing_but_time_or_is_reported(cluster, where):
     readings = [Reading(cluster.url, "/v1/completions", TEXT) for _ in range(2)]
     for reading in readings:
         reading.read(30)
-    cluster.stop_router(signal.SIGKILL)
-    for reading in readings:
-        reading.lose()
+    stop_amid(cluster, readings, signal.SIGKILL)
     damaged = next(file for file in cluster.files()
                    if readings[0].address.endswith(key_of(file)))
     data = bytearray(damaged.read_bytes())
@@ -302,11 +305,9 @@ def full_disk(cluster: Journaled) -> None:
     reading.read(20)
     said = " ".join(cluster.processes["router"].messages())
     assert said.count("cannot be written: No space left on device") == 1
-    cluster.stop_router(signal.SIGKILL)
-    reading.lose()
+    stop_amid(cluster, [reading], signal.SIGKILL)
     (cluster.journal / "filler").unlink()
-    cluster.begin_router()
-    reading.take_up()
+    go_on(cluster, [reading])
     assert plain(reading.finish()) == plain(right)
     assert cluster.counted("coordinator_journal_restored_total") == 1
 

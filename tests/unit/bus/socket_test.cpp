@@ -20,6 +20,19 @@ struct Freed {
     static void on_free(void*, void* hint) { ++static_cast<Freed*>(hint)->count; }
 };
 
+// The two ends of a control connection, in one process.
+struct ControlPair {
+    Context context;
+    Socket router{context, SocketKind::kRouter, SocketUse::kControl};
+    Socket dealer;
+
+    explicit ControlPair(const std::string& name)
+        : dealer(context, SocketKind::kDealer, SocketUse::kControl, name) {
+        REQUIRE(router.bind("inproc://" + name).ok());
+        REQUIRE(dealer.connect("inproc://" + name).ok());
+    }
+};
+
 }  // namespace
 
 TEST_CASE("a process with sockets has three threads") {
@@ -131,11 +144,8 @@ TEST_CASE("a router addresses peers and says which are unreachable") {
 }
 
 TEST_CASE("after one to nobody the next message is whole") {
-    Context context;
-    Socket router(context, SocketKind::kRouter, SocketUse::kControl);
-    Socket dealer(context, SocketKind::kDealer, SocketUse::kControl, "peer");
-    REQUIRE(router.bind("inproc://whole").ok());
-    REQUIRE(dealer.connect("inproc://whole").ok());
+    ControlPair pair("peer");
+    auto& [context, router, dealer] = pair;
     REQUIRE(send_soon(dealer, "hello"));
     Envelope envelope;
     REQUIRE(receive_soon(router, envelope));
@@ -151,11 +161,8 @@ TEST_CASE("after one to nobody the next message is whole") {
 }
 
 TEST_CASE("a message of too many parts is skipped and counted") {
-    Context context;
-    Socket router(context, SocketKind::kRouter, SocketUse::kControl);
-    Socket dealer(context, SocketKind::kDealer, SocketUse::kControl, "d");
-    REQUIRE(router.bind("inproc://parts").ok());
-    REQUIRE(dealer.connect("inproc://parts").ok());
+    ControlPair pair("d");
+    auto& [context, router, dealer] = pair;
     zmq_send(dealer.handle(), "a", 1, ZMQ_SNDMORE);
     zmq_send(dealer.handle(), "b", 1, ZMQ_SNDMORE);
     zmq_send(dealer.handle(), "c", 1, 0);

@@ -30,17 +30,32 @@ std::string joined(const std::vector<std::string>& events, size_t first, size_t 
     return text;
 }
 
-// The whole stream of an undisturbed process, and how many events had come after each message.
-std::string whole(const Answer& answer, FakeJournal& journal, std::vector<size_t>& events) {
-    Process process(journal, 1000);
-    process.ask("POST", answer.path, answer.body);
-    const std::string id = process.all<wire::Submit>().at(0).request_id;
-    for (const wire::RouterBody& message : answer.said) {
-        process.api.on_router(with_id(message, id), 0);
-        events.push_back(events_of(process.body()).size());
+// The stream of a process that is not disturbed, and its journal.
+struct Whole {
+    FakeJournal journal;
+    std::vector<size_t> sent;  // so many events had come after each message
+    std::string stream;
+    std::vector<std::string> events;
+
+    explicit Whole(const Answer& answer) {
+        Process process(journal, 1000);
+        process.ask("POST", answer.path, answer.body);
+        const std::string id = process.all<wire::Submit>().at(0).request_id;
+        for (const wire::RouterBody& message : answer.said) {
+            process.api.on_router(with_id(message, id), 0);
+            sent.push_back(events_of(process.body()).size());
+        }
+        stream = process.body();
+        events = events_of(stream);
+        REQUIRE(journal.ends.size() == answer.said.size());
     }
-    return process.body();
-}
+    // The file after so many messages.
+    wire::Bytes file(size_t messages) const {
+        wire::Bytes bytes = journal.files.at("abc");
+        bytes.resize(journal.ends.at(messages - 1));
+        return bytes;
+    }
+};
 
 constexpr char kAddress[] = "/v1/streams/abc";
 
@@ -48,20 +63,13 @@ constexpr char kAddress[] = "/v1/streams/abc";
 
 TEST_CASE("a router killed behind any message: the next one gives the same stream from any event") {
     for (const Answer& answer : kAnswers) {
-        FakeJournal all;
-        std::vector<size_t> sent;
-        const std::string stream = whole(answer, all, sent);
-        const std::vector<std::string> events = events_of(stream);
-        REQUIRE(all.ends.size() == answer.said.size());
+        const Whole whole(answer);
+        const auto& events = whole.events;
         for (size_t heard = 0; heard < answer.said.size(); ++heard) {
-            for (size_t seen = 0; seen <= sent[heard]; ++seen) {
+            for (size_t seen = 0; seen <= whole.sent[heard]; ++seen) {
                 for (const bool is_late : {false, true}) {
                     FakeJournal journal;
-                    wire::Bytes& file = journal.files["abc"];
-                    file.assign(all.files.at("abc").begin(),
-                                all.files.at("abc").begin() +
-                                    static_cast<std::ptrdiff_t>(all.ends[heard]));
-                    const wire::Bytes bytes = file;
+                    const wire::Bytes bytes = journal.files["abc"] = whole.file(heard + 1);
                     Process next(journal, 2000);
                     CHECK(next.restore(bytes) == bytes.size());
                     const auto resumes = next.all<wire::Resume>();
@@ -75,7 +83,7 @@ TEST_CASE("a router killed behind any message: the next one gives the same strea
                     }
                     REQUIRE(status == 200);
                     if (!is_late && !resumes.empty()) take_up(next, answer, resumes[0]);
-                    CHECK(joined(events, 0, seen) + next.body() == stream);
+                    CHECK(joined(events, 0, seen) + next.body() == whole.stream);
                     CHECK(next.responder.answers.at(next.last).ended);
                     CHECK(next.api.running() == 0);
                     CHECK(next.all<wire::Cancel>().empty());
@@ -87,10 +95,8 @@ TEST_CASE("a router killed behind any message: the next one gives the same strea
 
 TEST_CASE("any prefix of the journal will do, also for a client that has seen more") {
     for (const Answer& answer : kAnswers) {
-        FakeJournal all;
-        std::vector<size_t> sent;
-        const std::string stream = whole(answer, all, sent);
-        const std::vector<std::string> events = events_of(stream);
+        const Whole whole(answer);
+        const auto& [all, sent, stream, events] = whole;
         const wire::Bytes& file = all.files.at("abc");
         for (size_t cut = 0; cut <= file.size(); ++cut) {
             FakeJournal journal;
@@ -132,11 +138,8 @@ TEST_CASE("any prefix of the journal will do, also for a client that has seen mo
 }
 
 TEST_CASE("a damaged byte costs what is behind it, never more") {
-    FakeJournal all;
-    std::vector<size_t> sent;
-    const Answer answer = two_choices();
-    whole(answer, all, sent);
-    const wire::Bytes& file = all.files.at("abc");
+    const Whole whole(two_choices());
+    const wire::Bytes& file = whole.journal.files.at("abc");
     for (size_t at = 0; at < file.size(); ++at) {
         wire::Bytes damaged = file;
         damaged[at] ^= 0x10;
@@ -144,23 +147,19 @@ TEST_CASE("a damaged byte costs what is behind it, never more") {
         Process next(journal, 2000);
         const size_t used = next.restore(damaged);
         size_t before = 0;
-        for (const size_t end : all.ends)
+        for (const size_t end : whole.journal.ends)
             if (end <= at) before = end;
         CHECK(used == before);
     }
 }
 
 TEST_CASE("the router hears what was asked, with all tokens that are known") {
-    FakeJournal all;
-    std::vector<size_t> sent;
     const Answer answer = with_logprobs();
-    whole(answer, all, sent);
+    const Whole whole(answer);
     FakeJournal journal;
     for (size_t heard = 0; heard < answer.said.size() - 1; ++heard) {
         Process next(journal, 2000);
-        wire::Bytes bytes = all.files.at("abc");
-        bytes.resize(all.ends[heard]);
-        next.restore(bytes);
+        next.restore(whole.file(heard + 1));
         const wire::Resume resume = next.all<wire::Resume>().at(0);
         CHECK(next.sent.at(0).first == std::string(kClientPrefix) + "10.0.0.1");
         CHECK(resume.progress.prompt_ids == std::vector<uint32_t>{1, 2, 3});
@@ -248,16 +247,12 @@ TEST_CASE("a router that shuts down leaves its streams to the next one") {
 }
 
 TEST_CASE("a restored stream that the router has no place for asks again") {
-    FakeJournal all;
-    std::vector<size_t> sent;
     const Answer answer = executed();
-    const std::string stream = whole(answer, all, sent);
+    const Whole whole(answer);
     FakeJournal journal;
     Process next(journal, 2000);
-    wire::Bytes bytes = all.files.at("abc");
-    bytes.resize(all.ends[1]);
-    journal.files["abc"] = bytes;
-    next.restore(bytes);
+    journal.files["abc"] = whole.file(2);
+    next.restore(whole.file(2));
     const std::string id = next.all<wire::Resume>().at(0).request_id;
     wire::Failure full;
     full.request_id = id;
@@ -271,21 +266,17 @@ TEST_CASE("a restored stream that the router has no place for asks again") {
     }
     CHECK(next.ask("GET", kAddress, "") == 200);
     take_up(next, answer, next.all<wire::Resume>().back());
-    CHECK(next.body() == stream);
+    CHECK(next.body() == whole.stream);
     // Accepted once, it fails as others do.
     CHECK(next.api.running() == 0);
 }
 
 TEST_CASE("nobody takes up a restored stream: it is cancelled and forgotten") {
-    FakeJournal all;
-    std::vector<size_t> sent;
-    whole(executed(), all, sent);
+    const Whole whole(executed());
     FakeJournal journal;
     Process next(journal, 2000);
-    wire::Bytes bytes = all.files.at("abc");
-    bytes.resize(all.ends[1]);
-    journal.files["abc"] = bytes;
-    next.restore(bytes);
+    journal.files["abc"] = whole.file(2);
+    next.restore(whole.file(2));
     next.api.on_tick(kHttpResumeUs);
     CHECK(next.all<wire::Cancel>().size() == 1);
     CHECK(next.api.running() == 0);
