@@ -204,6 +204,19 @@ def test_a_hosted_router_s_addresses_are_checked_with_the_stage_s(refused, tiny_
         "stage", text)
 
 
+@pytest.mark.parametrize("is_hosted", [False, True], ids=["router", "hosted"])
+def test_a_journal_that_cannot_be_is_found_by_a_check(refused, tiny_model, tmp_path, is_hosted):
+    lines = "http: {bind: '127.0.0.1:*', journal_dir: /dev/null/journal}\n"
+    if is_hosted:
+        router = tmp_path / "hosted.yaml"
+        router.write_text(lines)
+        said = refused("stage", stage_yaml(tiny_model).replace(
+            "worker_id: s", f"worker_id: s, with_router: {router}"))
+    else:
+        said = refused("router", f"model: {{path: {tiny_model}}}\n{lines}")
+    assert "http.journal_dir /dev/null/journal: cannot be used: Not a directory" in said
+
+
 def test_addresses_that_are_fine(check, tiny_model):
     """Any port may be given often; 127.0.0.2 is this machine, though no interface lists it."""
     lines = ("bus: {ctrl: 'tcp://127.0.0.1:*', front: 'tcp://*:*', result: 'tcp://127.0.0.2:*'}\n"
